@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * belfry/client.h: talk to a belfry server on this machine.
+ *
+ * - A handle serves one thread at a time and is unusable after fork (BELFRY_EFORKED); connect again in the child.
+ * - Only connect, call, receive and poller_wait block. Sending never does: a full ring is -EAGAIN.
+ * - A client needs no io_uring and nothing but libc (link libbelfry-client), on Linux 5.16 or newer.
+ * - A message is valid until released, and holding one holds its room in the ring: release soon, the oldest first.
+ */
+#ifndef BELFRY_CLIENT_H
+#define BELFRY_CLIENT_H
+
+#include <belfry/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct belfry_client belfry_client;
+
+typedef struct belfry_client_options {
+    size_t size;         /* set by belfry_client_options_init() */
+    const char *root;    /* NULL: $BELFRY_ROOT, else /dev/shm/belfry-<uid> */
+    int64_t deadline_ns; /* for connect, on CLOCK_MONOTONIC; 0: five seconds from the call */
+    enum belfry_spin spin;
+    bool atfork; /* close this client's lock in forked children, so that its death is noticed */
+} belfry_client_options;
+
+/* Fill `o` with the defaults; `size` is sizeof *o as the caller knows it. */
+BELFRY_API void belfry_client_options_init(belfry_client_options *o, size_t size);
+
+/*
+ * Attach to `service` ("name", or "uid:name" for the service of another user). `o` may be NULL. On a warm slot it takes
+ * no round trip: the connection may be used before the server has noticed it. Otherwise it blocks until the server
+ * has made the slot, at most until the deadline. On success *out is the caller's, for belfry_close(); on failure it is
+ * NULL. Returns 0, BELFRY_ENOSERVICE, BELFRY_EFULL, BELFRY_EREFUSED, BELFRY_EVERSION, BELFRY_ENOSPACE, BELFRY_EROOT,
+ * BELFRY_ENAME, BELFRY_ENOFILES, BELFRY_EGONE, -EACCES, -ETIMEDOUT, -ENOMEM.
+ */
+BELFRY_API int belfry_connect(belfry_client **out, const char *service, const belfry_client_options *o);
+
+/*
+ * Leave: say goodbye, let go of the slot, free the handle. Messages already sent are still executed. Messages received
+ * from this handle become invalid. NULL is accepted. Does not block.
+ */
+BELFRY_API void belfry_close(belfry_client *c);
+
+/*
+ * Send a request and wait for its reply, at most until `deadline`. On success (0) *reply holds it until
+ * belfry_release(). Replies to other requests and pushed messages that arrive meanwhile are kept, in order, for
+ * belfry_receive(). On failure *reply is empty and need not be released.
+ * Returns 0; -ETIMEDOUT (a late reply is dropped); BELFRY_EGONE; BELFRY_EREFUSED (was not executed); BELFRY_EPROTO;
+ * BELFRY_ETOOBIG; BELFRY_EFORKED; BELFRY_ESTATE while a reservation is open; or the status that the handler gave to
+ * belfry_fail(), with its text in belfry_last_error().
+ */
+BELFRY_API int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline);
+
+/*
+ * Send a request without waiting; *id (may be NULL) is what its reply will carry. The data is copied. Returns 0,
+ * -EAGAIN when the ring is full (receive something, or wait with belfry_receive), BELFRY_EGONE, BELFRY_EREFUSED,
+ * BELFRY_ETOOBIG, BELFRY_ESTATE, BELFRY_EFORKED.
+ */
+BELFRY_API int belfry_send(belfry_client *c, const void *data, size_t size, uint64_t *id);
+
+/* The same for a message that wants no reply. */
+BELFRY_API int belfry_send_one_way(belfry_client *c, const void *data, size_t size);
+
+/*
+ * Send in place: reserve room for up to `size` bytes, write them, then commit as BELFRY_REQUEST or BELFRY_ONE_WAY with
+ * the size that was used, or abort. *data is 8-byte aligned and the caller's until then. One reservation at a time.
+ */
+BELFRY_API int belfry_send_reserve(belfry_client *c, size_t size, void **data);
+BELFRY_API int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uint64_t *id);
+BELFRY_API void belfry_send_abort(belfry_client *c);
+
+/*
+ * The next message in order of arrival, waiting at most until `deadline` (0: do not wait): a reply, a failure
+ * (m->status < 0, m->data is the sentence) or a push; m->id tells which request it answers. While it waits, space for
+ * sending counts too: after an -EAGAIN from a send, receive returns -EAGAIN as soon as there is room again, even if no
+ * message came. Returns 0 and a message to be released; -ETIMEDOUT; -EAGAIN (room to send again); BELFRY_EGONE once
+ * everything that arrived has been handed out; BELFRY_EREFUSED; BELFRY_EPROTO; BELFRY_EFORKED.
+ */
+BELFRY_API int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline);
+
+/* Give a message back. `m` is emptied; releasing an empty message does nothing. */
+BELFRY_API void belfry_release(belfry_client *c, belfry_message *m);
+
+/* The largest payload that this service takes, in bytes. */
+BELFRY_API size_t belfry_message_bytes_max(const belfry_client *c);
+
+/* Where this client sits; for logs and tests. */
+BELFRY_API uint32_t belfry_client_slot(const belfry_client *c);
+BELFRY_API uint32_t belfry_client_shard(const belfry_client *c);
+BELFRY_API uint64_t belfry_client_instance(const belfry_client *c);
+
+/*
+ * Poller: one thread waits on many clients. Its conns on one shard form a bell group, so that waiting costs one system
+ * call over at most as many words as there are shards, and the server wakes the thread once for all of them.
+ * A client belongs to one poller at most and must be removed before it is closed (belfry_close does it).
+ */
+typedef struct belfry_poller belfry_poller;
+
+BELFRY_API int belfry_poller_create(belfry_poller **out);
+BELFRY_API void belfry_poller_destroy(belfry_poller *p); /* its clients stay open; NULL is accepted */
+
+/* `tag` is handed back by wait. Returns 0, BELFRY_ESTATE when it already belongs to a poller, -ENOMEM. */
+BELFRY_API int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag);
+BELFRY_API int belfry_poller_remove(belfry_poller *p, belfry_client *c);
+
+typedef struct belfry_poll_event {
+    belfry_client *client;
+    void *tag;
+    bool readable; /* belfry_receive(c, &m, 0) has something to say: a message or the end */
+    bool writable; /* a send that was told -EAGAIN may be tried again */
+} belfry_poll_event;
+
+/*
+ * Wait until at least one client has something, at most until `deadline` (0: just look). Level-triggered. Returns the
+ * number of events written to `events` (at most `count`, which must be > 0), 0 at the deadline, or a negative code.
+ */
+BELFRY_API int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, int64_t deadline);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * belfry/server.h: turn this process into an IPC server.
+ *
+ * Caveats, before anything else:
+ * - Handlers run on the shard's thread. A handler that blocks stops all clients of that shard.
+ * - The server's threads are pinned to a core each (`pin`), and a handler for fork (`atfork`) closes in the child what
+ *   would otherwise keep a dead server alive. Both can be switched off.
+ * - libbelfry built with jemalloc: only mallocx, dallocx and mallctl are called, but a program that links the static
+ *   library gets jemalloc as its malloc, and the shared library cannot be loaded with dlopen ("static TLS block").
+ *   -Dallocator=libc is the remedy for both.
+ * - Do not call exec from a thread other than the main one while a server runs: clients would not be told.
+ * - Link either libbelfry (server and client) or libbelfry-client (client alone), never both.
+ */
+#ifndef BELFRY_SERVER_H
+#define BELFRY_SERVER_H
+
+#include <belfry/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct belfry_server belfry_server;
+
+/* One attached client, as its shard's thread sees it, from on_connect until on_disconnect has returned. */
+typedef struct belfry_conn belfry_conn;
+
+/* The same conn for everybody else: shard, slot and generation in 64 bits; never used again for another client. */
+typedef uint64_t belfry_conn_id;
+
+enum belfry_log_level { BELFRY_LOG_ERROR = 0, BELFRY_LOG_WARNING = 1, BELFRY_LOG_INFO = 2 };
+
+typedef struct belfry_server_options {
+    size_t size; /* set by belfry_server_options_init() */
+
+    /* The name clients connect to: [a-z0-9._-]{1,63}. Copied by create. Required. */
+    const char *service;
+
+    /* Directory on tmpfs that holds all services; NULL: $BELFRY_ROOT, else /dev/shm/belfry-<uid>. Copied by create. */
+    const char *root;
+
+    /*
+     * A client attached. Return 0 to accept or a negative code to refuse: the client then gets BELFRY_EREFUSED, and
+     * nothing that it sent is executed. Optional. Shard's thread. `conn` lives until on_disconnect returns.
+     */
+    int (*on_connect)(belfry_conn *conn, void *user);
+
+    /*
+     * A request (answer it with belfry_reply, belfry_fail or reserve/commit before returning, else the client gets
+     * BELFRY_EUNANSWERED) or a one-way message (m->kind tells). Required. Shard's thread. `m` and its data die on
+     * return. The data lies in memory that the client can write: read each byte once if that matters to you.
+     */
+    void (*on_message)(belfry_conn *conn, const belfry_message *m, void *user);
+
+    /*
+     * The conn is over, and why. Called exactly once for each conn that on_connect accepted; `conn` is invalid after.
+     * Nothing can be sent to it any more. Optional. Shard's thread.
+     */
+    void (*on_disconnect)(belfry_conn *conn, enum belfry_end why, void *user);
+
+    /* One line for the operator, without a newline. NULL: errors and warnings go to standard error. Any thread. */
+    void (*on_log)(enum belfry_log_level level, const char *line, void *user);
+
+    void *user; /* handed to every callback */
+
+    uint32_t shards;            /* threads, 1 to 64; 0: one per core that this process may use */
+    uint32_t max_slots;         /* clients at most, split evenly over the shards; 1 to 1,048,576 */
+    uint32_t warm_pool;         /* free slots kept ready, split evenly over the shards; 0: make each on demand */
+    uint32_t ring_bytes;        /* of each of the two rings of a slot; a power of two, 4,096 to 1 GiB */
+    uint32_t message_bytes_max; /* largest payload; 0: the most that the ring takes, ring_bytes / 4 - 16 */
+    uint32_t outbox_bytes_max;  /* replies kept for a client whose ring is full; beyond: BELFRY_EBACKLOG */
+    uint32_t claim_grace_ms;    /* how long a lock file may stand unlocked or without a hello */
+    enum belfry_spin spin;      /* how hard to poll before sleeping */
+    bool pin;                   /* pin shard i to the i-th allowed core */
+    bool atfork;                /* close the server's lock in forked children */
+    bool stop_signals;          /* SIGINT and SIGTERM stop the server; one server per process may say so */
+} belfry_server_options;
+
+/*
+ * Fill `o` with the defaults this library was built with (Meson options). `size` is sizeof *o as the caller knows it,
+ * so that a program and a library of different ages can meet. Any thread; does not block or fail.
+ */
+BELFRY_API void belfry_server_options_init(belfry_server_options *o, size_t size);
+
+/*
+ * Check the options and make a server that does nothing yet. On success *out is the caller's, to be given to
+ * belfry_server_destroy(); on failure *out is NULL. The strings in `o` are copied. Allocates; no system resource is
+ * taken. Returns 0, BELFRY_ENAME, BELFRY_EOPTION (each names the option) or -ENOMEM.
+ */
+BELFRY_API int belfry_server_create(belfry_server **out, const belfry_server_options *o);
+
+/*
+ * Start serving: make the instance's directory, start the shards, fill the warm pool, then become the current instance
+ * of the service. Blocks until clients can connect. If another instance serves this name, it is replaced: it takes no
+ * more clients, serves those it has until they leave, and ends; its belfry_server_wait() then returns 0.
+ * On failure nothing is left behind and start may be tried again. Returns 0; BELFRY_EKERNEL, BELFRY_EFORBIDDEN,
+ * BELFRY_EMEMLOCK, BELFRY_ENOFILES, BELFRY_EMAPS, BELFRY_ENOSPACE, BELFRY_EROOT; BELFRY_ESTATE when started already;
+ * or -errno. One thread at a time.
+ */
+BELFRY_API int belfry_server_start(belfry_server *s);
+
+/*
+ * Block until the server has stopped (belfry_server_stop, a stop signal, or replaced and its last client gone) and
+ * remove its files. Returns 0, or BELFRY_ESTATE when it was never started. One thread.
+ */
+BELFRY_API int belfry_server_wait(belfry_server *s);
+
+/* start, then wait. */
+BELFRY_API int belfry_server_run(belfry_server *s);
+
+/*
+ * Ask the server to stop: running handlers finish, every client is told (BELFRY_EGONE on its side), on_disconnect is
+ * called for each conn, then wait returns. Does not block. Any thread, any handler, any signal handler.
+ */
+BELFRY_API void belfry_server_stop(belfry_server *s);
+
+/* Stop and wait if need be, then free. NULL is accepted. Not from a handler. */
+BELFRY_API void belfry_server_destroy(belfry_server *s);
+
+/* The number of this running instance within its service (0 before start). Any thread. */
+BELFRY_API uint64_t belfry_server_instance(const belfry_server *s);
+
+/* --- in a handler, on the shard's thread. None of these blocks or makes a system call. ------------------------- */
+
+/*
+ * Answer the request `m` with a copy of `size` bytes. If the client's ring is full the reply is kept in the outbox and
+ * no further request of that client is read until it has caught up. Returns 0; BELFRY_ETOOBIG; BELFRY_EANSWERED;
+ * BELFRY_EBACKLOG when outbox_bytes_max is reached (the request is still unanswered); -ENOMEM.
+ */
+BELFRY_API int belfry_reply(belfry_conn *conn, const belfry_message *m, const void *data, size_t size);
+
+/*
+ * The same in place: reserve room for up to `size` bytes, write them, commit what was used (or abort). *data is
+ * 8-byte aligned, write-only, the caller's until commit or abort, which must happen before the handler returns. One
+ * reservation per conn at a time (BELFRY_ESTATE). Other results as belfry_reply().
+ */
+BELFRY_API int belfry_reply_reserve(belfry_conn *conn, const belfry_message *m, size_t size, void **data);
+BELFRY_API int belfry_reply_commit(belfry_conn *conn, size_t size);
+BELFRY_API void belfry_reply_abort(belfry_conn *conn);
+
+/*
+ * Answer the request with a failure: belfry_call() on the client returns `status` and belfry_last_error() says `text`.
+ * `status` is negative: -errno, a BELFRY_E... code, or one of yours at or below BELFRY_EUSER. `text` may be NULL; at
+ * most 255 bytes travel. Returns 0; BELFRY_EOPTION for a status that is not negative; else as belfry_reply().
+ */
+BELFRY_API int belfry_fail(belfry_conn *conn, const belfry_message *m, int status, const char *text);
+
+/* Send a message that answers nothing; the client gets it from belfry_receive(). Results as belfry_reply(). */
+BELFRY_API int belfry_push(belfry_conn *conn, const void *data, size_t size);
+
+/* End this conn once the handler has returned. The client gets BELFRY_EGONE after it has read what was sent. */
+BELFRY_API void belfry_disconnect(belfry_conn *conn);
+
+/* A pointer of yours per conn; NULL at first. */
+BELFRY_API void belfry_conn_set_user(belfry_conn *conn, void *pointer);
+BELFRY_API void *belfry_conn_user(const belfry_conn *conn);
+
+BELFRY_API belfry_conn_id belfry_conn_get_id(const belfry_conn *conn);
+BELFRY_API uint32_t belfry_conn_shard(const belfry_conn *conn);
+BELFRY_API uint32_t belfry_conn_slot(const belfry_conn *conn);
+BELFRY_API uint32_t belfry_conn_uid(const belfry_conn *conn); /* owner of the lock file, attested by the kernel */
+BELFRY_API uint32_t belfry_conn_pid(const belfry_conn *conn); /* as the client said it: never decide by it */
+BELFRY_API belfry_server *belfry_conn_server(const belfry_conn *conn);
+
+/*
+ * Memory from the arena of the shard whose handler is running: fast, NUMA-local, counted in belfry_stats(). Aligned to
+ * 16 bytes. Free it on the same shard, before on_disconnect of the last conn returns at stop. NULL when there is none,
+ * or when the calling thread is not a shard. belfry_free(NULL) does nothing.
+ */
+BELFRY_API void *belfry_alloc(size_t size);
+BELFRY_API void belfry_free(void *pointer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

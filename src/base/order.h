@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * order.h: the only spelling of atomics in belfry, and all of it.
+ *
+ * Every use that is stronger than relaxed has a partner, named in docs/ORDERING.md. A load through this header happens
+ * exactly once: what a peer publishes is loaded into a local, checked there, and used from there.
+ */
+#ifndef BF_BASE_ORDER_H
+#define BF_BASE_ORDER_H
+
+#define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+
+/* Read-modify-write, for words with several writers inside one process. */
+#define add_release(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELEASE)
+#define or_relaxed(p, v) __atomic_fetch_or((p), (v), __ATOMIC_RELAXED)
+#define swap_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+
+/* The store, fence, load of the doorbell: neither side may read the other's wish before its own store is visible. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+/* A locked add to our own stack orders as mfence does and is measurably cheaper. */
+#define full_fence() __asm__ volatile("lock; addl $0, -4(%%rsp)" ::: "memory", "cc")
+#else
+#define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#define cpu_relax() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define cpu_relax() __asm__ volatile("yield" ::: "memory")
+#else
+#define cpu_relax() __asm__ volatile("" ::: "memory")
+#endif
+
+#endif

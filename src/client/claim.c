@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * claim.c: get a slot: docs/PROTOCOL.md, "Claim", step by step.
+ *
+ * Owning slot N means to have made slot_N.lock and to hold the lock on it; the kernel lets go of it when this process
+ * dies, however it dies. A warm slot has its segments ready; a cold one gets them from the server, which has seen the
+ * lock file. The slot's generation is read before the lock file is made and must be that of both segments, else the
+ * slot had a tenant in between.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/os.h"
+#include "client/client.h"
+#include "shm/doorbell.h"
+#include "shm/place.h"
+
+#define LOCK_MODE 0600u
+#define STATE_SLICE_NS 50000000ll    /* somebody may rob a lobby word of its waiters: look again */
+#define FULL_PATIENCE_NS 250000000ll /* slots that are changing hands are worth waiting for */
+#define FULL_PAUSE_NS 1000000ll
+
+enum try_result { TRY_GOT = 0, TRY_NEXT = 1, TRY_IN_TRANSIT = 2 };
+
+/* --- segments ----------------------------------------------------------------------------------------------------- */
+
+static int map_segment(struct belfry_client *c, int segment_dir, enum segment_side side, void **map)
+{
+    const struct bf_geometry *g = &c->lobby.geometry;
+    char name[SEGMENT_NAME_BYTES];
+    struct bf_os_file file;
+    uint64_t bytes = segment_bytes(g->ring_bytes);
+
+    bf_segment_name(name, "", g->service, c->slot, side);
+    int fd = bf_os_open(segment_dir, name, side == SEGMENT_SEND ? BF_OS_READ_WRITE : BF_OS_READ, 0);
+    if (fd == -ENOENT)
+        return -ESTALE;
+    if (fd < 0)
+        return bf_error_errno(fd, "cannot open segment %s", name);
+    int rc = bf_os_stat(fd, &file);
+    if (rc == 0 && (!file.regular || file.bytes < bytes))
+        rc = bf_error(BELFRY_EPROTO, "segment %s is not a file of %llu bytes", name, (unsigned long long)bytes);
+    else if (rc == 0)
+        rc = bf_os_map(fd, bytes, side == SEGMENT_SEND, NULL, map);
+    bf_os_close(fd);
+    if (rc == -ENOMEM)
+        return bf_error(rc, "no memory map left for segment %s: raise vm.max_map_count, or open fewer connections",
+                        name);
+    if (rc == 0 && c->atfork)
+        bf_os_no_fork(*map, bytes);
+    return rc;
+}
+
+static void unmap_segments(struct belfry_client *c)
+{
+    uint64_t bytes = segment_bytes(c->lobby.geometry.ring_bytes);
+    if (c->send != NULL)
+        bf_os_unmap(c->send, bytes);
+    if (c->recv != NULL)
+        bf_os_unmap((void *)c->recv, bytes);
+    c->send = NULL;
+    c->recv = NULL;
+}
+
+static int map_segments(struct belfry_client *c, int instance_dir)
+{
+    const struct bf_geometry *g = &c->lobby.geometry;
+    struct segment_identity identity = {.instance = g->instance,
+                                        .slot = c->slot,
+                                        .generation = c->generation,
+                                        .ring_bytes = g->ring_bytes};
+    void *send = NULL, *recv = NULL;
+    int dir = bf_os_open_dir(instance_dir, PLACE_SEGMENTS);
+    if (dir < 0)
+        return dir == -ENOENT ? -ESTALE : bf_error_errno(dir, "cannot open the segments' directory");
+    int rc = map_segment(c, dir, SEGMENT_SEND, &send);
+    if (rc == 0)
+        rc = map_segment(c, dir, SEGMENT_RECV, &recv);
+    bf_os_close(dir);
+    c->send = send;
+    c->recv = recv;
+    if (rc == 0)
+        rc = bf_segment_header_check(&c->send->segment, &identity, SEGMENT_SEND);
+    if (rc == 0)
+        rc = bf_segment_header_check(&c->recv->segment, &identity, SEGMENT_RECV);
+    if (rc < 0)
+        unmap_segments(c);
+    return rc;
+}
+
+/* --- cold slots ---------------------------------------------------------------------------------------------------- */
+
+static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
+{
+    const char *service = c->lobby.geometry.service;
+    if (reason == BELFRY_END_DRAINING || reason == BELFRY_END_STOPPED)
+        return -ESTALE;
+    if (reason == BELFRY_END_NO_MEMORY)
+        return bf_error(BELFRY_ENOSPACE,
+                        "the server \"%s\" has no shared memory for slot %u: free some, or lower its "
+                        "ring_bytes or max_slots",
+                        service, c->slot);
+    return bf_error(BELFRY_EREFUSED, "the server \"%s\" refused slot %u: %s", service, c->slot,
+                    belfry_end_text(reason));
+}
+
+/* The lock file is there; wait until the server has made the segments. */
+static int wait_until_warm(struct belfry_client *c, int64_t deadline_ns)
+{
+    const struct belfry_abi_slot *slot = lobby_slot(&c->lobby, c->slot);
+    for (;;) {
+        uint32_t word = load_acquire(&slot->state); /* partner: bf_slot_publish */
+        enum belfry_abi_state state = BELFRY_SLOT_STATE_OF(word);
+        if (BELFRY_SLOT_GENERATION(word) != c->generation || state == BELFRY_SLOT_CLOSED)
+            return refused_cold(c, (enum belfry_end)load_relaxed(&slot->reason));
+        if (state != BELFRY_SLOT_COLD)
+            return 0;
+        uint32_t obituary = load_acquire(&c->shard->obituary);
+        if (obituary == BELFRY_OBITUARY_STOPPED || (obituary & BELFRY_OBITUARY_DIED) != 0)
+            return -ESTALE;
+        int64_t now = bf_os_now_ns();
+        if (now >= deadline_ns)
+            return bf_error(-ETIMEDOUT, "the server \"%s\" did not make slot %u in time: it is busy or stopped",
+                            c->lobby.geometry.service, c->slot);
+        struct bf_os_wait wait = {&slot->state, word};
+        bf_os_wait(&wait, 1, bf_min(deadline_ns, now + STATE_SLICE_NS));
+    }
+}
+
+/* --- one slot ------------------------------------------------------------------------------------------------------ */
+
+static void say_hello(struct belfry_client *c)
+{
+    store_relaxed(&c->send->hello_version, BELFRY_ABI_VERSION);
+    store_relaxed(&c->send->hello_pid, bf_os_pid());
+    store_relaxed(&c->send->hello_generation, c->generation);
+    store_release(&c->send->hello, BELFRY_HELLO); /* partner: listener.c, hello_is_there */
+}
+
+/* TRY_GOT; TRY_NEXT or TRY_IN_TRANSIT: not this one; -ESTALE: not this instance; or a code. */
+static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enum belfry_abi_state wanted,
+                    int64_t deadline_ns)
+{
+    char name[SEGMENT_NAME_BYTES];
+    uint32_t word = load_acquire(&lobby_slot(&c->lobby, c->slot)->state); /* the generation BEFORE the file is made */
+    if (BELFRY_SLOT_STATE_OF(word) == BELFRY_SLOT_CLOSED)
+        return TRY_IN_TRANSIT;
+    if (BELFRY_SLOT_STATE_OF(word) != wanted)
+        return TRY_NEXT;
+    c->generation = BELFRY_SLOT_GENERATION(word);
+
+    bf_lock_name(name, c->slot);
+    c->lock_fd = bf_os_open(lock_dir, name, BF_OS_WRITE | BF_OS_CREATE_NEW, LOCK_MODE);
+    if (c->lock_fd == -EEXIST)
+        return TRY_IN_TRANSIT;
+    if (c->lock_fd == -ENOENT)
+        return -ESTALE;
+    if (c->lock_fd == -EMFILE || c->lock_fd == -ENFILE)
+        return bf_error(BELFRY_ENOFILES,
+                        "no descriptor left for a slot's lock: raise RLIMIT_NOFILE; it is %llu and each "
+                        "connection takes two",
+                        (unsigned long long)bf_os_file_count_max());
+    if (c->lock_fd == -ENOSPC)
+        return bf_error(BELFRY_ENOSPACE, "no room for a lock file: the shared-memory file system is full");
+    if (c->lock_fd < 0)
+        return bf_error_errno(c->lock_fd, "cannot make lock file %s", name);
+
+    int rc = bf_os_lock(c->lock_fd);
+    if (rc == 0 && load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN) /* AFTER the file is made; partner: shard.c */
+        rc = -ESTALE;
+    if (rc == 0 && wanted == BELFRY_SLOT_COLD)
+        rc = wait_until_warm(c, deadline_ns);
+    bool stale_instance = rc == -ESTALE;
+    if (rc == 0)
+        rc = map_segments(c, instance_dir);
+    if (rc == 0) {
+        say_hello(c);
+        return TRY_GOT;
+    }
+    bf_os_close(c->lock_fd); /* the server sees that, and takes the slot back */
+    c->lock_fd = -1;
+    if (rc == -EAGAIN || (rc == -ESTALE && !stale_instance))
+        return TRY_IN_TRANSIT;
+    return rc;
+}
+
+/* --- which slot ---------------------------------------------------------------------------------------------------- */
+
+/* Different for every connect, so that clients start their search at different slots. */
+static uint64_t some_number(const struct belfry_client *c)
+{
+    uint64_t x = (uint64_t)bf_os_now_ns() ^ (uint64_t)bf_os_pid() << 32 ^ (uintptr_t)c;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+/* Any shard, unless another is clearly less busy: the count lags, and everybody would run to the same one. */
+static uint32_t choose_shard(const struct belfry_client *c, uint64_t random)
+{
+    uint32_t shards = c->lobby.geometry.shards;
+    uint32_t any = (uint32_t)(random % shards), least = any;
+    for (uint32_t i = 0; i < shards; i++)
+        if (load_relaxed(&lobby_shard(&c->lobby, i)->active) < load_relaxed(&lobby_shard(&c->lobby, least)->active))
+            least = i;
+    uint32_t low = load_relaxed(&lobby_shard(&c->lobby, least)->active);
+    uint32_t high = load_relaxed(&lobby_shard(&c->lobby, any)->active);
+    return high > low + low / 8 ? least : any;
+}
+
+static int open_locks(int instance_dir, uint32_t shard)
+{
+    char name[32];
+    snprintf(name, sizeof name, "shard-%u", shard);
+    int dir = bf_os_open_dir(instance_dir, name);
+    if (dir == -ENOENT)
+        return -ESTALE;
+    return dir < 0 ? bf_error_errno(dir, "cannot open %s", name) : dir;
+}
+
+/* All slots of one shard that are in state `wanted`. As try_slot(); *in_transit counts those that may come free. */
+static int try_shard(struct belfry_client *c, int instance_dir, uint32_t shard, enum belfry_abi_state wanted,
+                     uint64_t random, unsigned *in_transit, int64_t deadline_ns)
+{
+    const struct bf_geometry *g = &c->lobby.geometry;
+    c->shard = lobby_shard(&c->lobby, shard);
+    if (load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN)
+        return -ESTALE;
+    int lock_dir = open_locks(instance_dir, shard);
+    if (lock_dir < 0)
+        return lock_dir;
+    int rc = TRY_NEXT;
+    for (uint32_t i = 0; i < g->slots_per_shard && rc > 0; i++) {
+        uint32_t index = (uint32_t)((random + i) % g->slots_per_shard);
+        c->slot = index * g->shards + shard;
+        rc = try_slot(c, instance_dir, lock_dir, wanted, deadline_ns);
+        if (rc == TRY_IN_TRANSIT)
+            ++*in_transit;
+    }
+    bf_os_close(lock_dir);
+    return rc;
+}
+
+int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_ns)
+{
+    const struct bf_geometry *g = &c->lobby.geometry;
+    const enum belfry_abi_state order[] = {BELFRY_SLOT_WARM, BELFRY_SLOT_COLD};
+    int64_t patience_ns = bf_min(deadline_ns, bf_os_now_ns() + FULL_PATIENCE_NS);
+    unsigned in_transit;
+    do {
+        uint64_t random = some_number(c);
+        uint32_t first = choose_shard(c, random);
+        in_transit = 0;
+        for (int kind = 0; kind < 2; kind++)
+            for (uint32_t i = 0; i < g->shards; i++) {
+                int rc = try_shard(c, instance_dir, (first + i) % g->shards, order[kind], random >> 16, &in_transit,
+                                   deadline_ns);
+                if (rc <= 0)
+                    return rc;
+            }
+        uint32_t never = 0;
+        struct bf_os_wait pause = {&never, 0};
+        bf_os_wait(&pause, 1, bf_os_now_ns() + FULL_PAUSE_NS);
+    } while (in_transit > 0 && bf_os_now_ns() < patience_ns);
+    return bf_error(BELFRY_EFULL, "all %u slots of \"%s\" are taken: try later, or raise max_slots", g->max_slots,
+                    g->service);
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+/* connect.c: belfry_connect and belfry_close, and what a fork does to a handle. */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/build.h"
+#include "base/check.h"
+#include "base/error.h"
+#include "base/os.h"
+#include "client/client.h"
+#include "shm/place.h"
+
+#define CONNECT_NS 5000000000ll
+#define STALE_PAUSE_NS 1000000ll
+#define STALE_TRIES 50
+
+/* --- fork ---------------------------------------------------------------------------------------------------------- */
+
+static pthread_mutex_t forked_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t forked_once = PTHREAD_ONCE_INIT;
+static struct belfry_client *forked_list;
+static uint32_t fork_generation;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&forked_mutex);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&forked_mutex);
+}
+
+/* The child must not hold the slot's lock, else the parent's death would go unnoticed. */
+static void after_fork_in_child(void)
+{
+    fork_generation++;
+    for (struct belfry_client *c = forked_list; c != NULL; c = c->next_forked) {
+        bf_os_close(c->lock_fd);
+        bf_os_close(c->lobby.fd);
+        c->lock_fd = c->lobby.fd = -1;
+    }
+    forked_list = NULL;
+    pthread_mutex_unlock(&forked_mutex);
+}
+
+static void register_atfork(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+static void watch_forks(struct belfry_client *c)
+{
+    pthread_once(&forked_once, register_atfork);
+    pthread_mutex_lock(&forked_mutex);
+    c->fork_generation = fork_generation;
+    c->next_forked = forked_list;
+    forked_list = c;
+    pthread_mutex_unlock(&forked_mutex);
+}
+
+static void forget_forks(struct belfry_client *c)
+{
+    pthread_mutex_lock(&forked_mutex);
+    for (struct belfry_client **at = &forked_list; *at != NULL; at = &(*at)->next_forked)
+        if (*at == c) {
+            *at = c->next_forked;
+            break;
+        }
+    pthread_mutex_unlock(&forked_mutex);
+}
+
+int bf_client_check(const struct belfry_client *c)
+{
+    if (bf_unlikely(c->atfork && c->fork_generation != fork_generation))
+        return bf_error(BELFRY_EFORKED, "this connection was made before a fork: connect again in the child");
+    return 0;
+}
+
+/* --- connect ------------------------------------------------------------------------------------------------------- */
+
+void belfry_client_options_init(belfry_client_options *o, size_t size)
+{
+    const belfry_client_options defaults = {.size = size, .spin = BELFRY_SPIN_DEFAULT, .atfork = true};
+    memset(o, 0, size);
+    memcpy(o, &defaults, bf_min(size, sizeof defaults));
+}
+
+static void start_rings(struct belfry_client *c)
+{
+    uint32_t ring_bytes = c->lobby.geometry.ring_bytes;
+    uint8_t *out = (uint8_t *)c->send + SEGMENT_HEADER_BYTES;
+    const uint8_t *in = (const uint8_t *)c->recv + SEGMENT_HEADER_BYTES;
+    ring_producer_init(&c->out, out, ring_bytes, segment_colour(c->slot, SEGMENT_SEND), &c->recv->consumed);
+    ring_consumer_init(&c->in, in, ring_bytes, segment_colour(c->slot, SEGMENT_RECV), &c->send->consumed);
+    bf_client_tell(c, true); /* hello is news, as a committed entry is */
+}
+
+/* Attach to the instance that `current` names. 0; -ESTALE: it changed under our eyes; or a code. */
+static int attach(struct belfry_client *c, const struct bf_place *place, int service_dir, int64_t deadline_ns)
+{
+    char name[32];
+    struct bf_os_file file;
+    uint64_t current = bf_place_current(service_dir);
+    if (current == 0)
+        return bf_error(BELFRY_ENOSERVICE, "nobody serves \"%s\" in %s: start the server", place->service, place->root);
+    snprintf(name, sizeof name, "%" PRIu64, current);
+    int dir = bf_os_open_dir(service_dir, name);
+    if (dir < 0)
+        return dir == -ENOENT ? -ESTALE
+                              : bf_error_errno(dir, "cannot open instance %s of \"%s\"", name, place->service);
+    int rc = bf_lobby_attach(&c->lobby, dir);
+    if (rc == BELFRY_ENOSERVICE)
+        rc = -ESTALE;
+    if (rc == 0 && c->atfork)
+        bf_os_no_fork(c->lobby.map, c->lobby.bytes);
+    if (rc == 0 && !bf_lobby_is_alive(&c->lobby))
+        rc = bf_error(BELFRY_ENOSERVICE, "the server of \"%s\" (pid %u) is dead: start it again", place->service,
+                      c->lobby.geometry.pid);
+    if (rc == 0)
+        rc = bf_os_stat(c->lobby.fd, &file);
+    if (rc == 0) {
+        c->lobby_device = file.device;
+        c->lobby_inode = file.inode;
+        rc = bf_client_claim(c, dir, deadline_ns);
+    }
+    bf_os_close(dir);
+    if (rc < 0)
+        bf_lobby_detach(&c->lobby);
+    return rc;
+}
+
+static int attach_to_current(struct belfry_client *c, const struct bf_place *place, int64_t deadline_ns)
+{
+    int service_dir = bf_place_open(place, false);
+    if (service_dir < 0)
+        return service_dir;
+    int rc = -ESTALE;
+    for (int tries = 0; rc == -ESTALE && tries < STALE_TRIES; tries++) {
+        if (tries > 0) { /* a server is being replaced: its successor is about to be current */
+            uint32_t never = 0;
+            struct bf_os_wait pause = {&never, 0};
+            bf_os_wait(&pause, 1, bf_os_now_ns() + STALE_PAUSE_NS);
+        }
+        rc = attach(c, place, service_dir, deadline_ns);
+    }
+    bf_os_close(service_dir);
+    if (rc == -ESTALE)
+        rc = bf_error(BELFRY_ENOSERVICE, "the server of \"%s\" takes no more clients: it is stopping, or gone",
+                      place->service);
+    return rc;
+}
+
+int belfry_connect(belfry_client **out, const char *service, const belfry_client_options *o)
+{
+    belfry_client_options options;
+    struct bf_place place;
+    *out = NULL;
+    belfry_client_options_init(&options, sizeof options);
+    if (o != NULL) {
+        if (o->size < offsetof(belfry_client_options, spin))
+            return bf_error(BELFRY_EOPTION, "options.size is not set: call belfry_client_options_init() first");
+        memcpy(&options, o, bf_min(o->size, sizeof options));
+    }
+    if (options.spin == BELFRY_SPIN_DEFAULT)
+        options.spin = BF_DEFAULT_SPIN;
+    if ((unsigned)options.spin > BELFRY_SPIN_LATENCY)
+        return bf_error(BELFRY_EOPTION, "spin is %u: it must be one of enum belfry_spin", (unsigned)options.spin);
+    int64_t deadline_ns = options.deadline_ns != 0 ? options.deadline_ns : bf_os_now_ns() + CONNECT_NS;
+
+    int rc = bf_place_init(&place, service, options.root);
+    if (rc < 0)
+        return rc;
+    struct belfry_client *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return bf_error(-ENOMEM, "no memory for a connection");
+    c->lobby = BF_LOBBY_NULL;
+    c->lock_fd = -1;
+    c->next_id = 1;
+    c->atfork = options.atfork;
+    bf_spin_init(&c->spin, options.spin);
+    rc = attach_to_current(c, &place, deadline_ns);
+    if (rc < 0) {
+        free(c);
+        return rc;
+    }
+    if (c->atfork)
+        watch_forks(c);
+    start_rings(c);
+    *out = c;
+    return 0;
+}
+
+/* --- close --------------------------------------------------------------------------------------------------------- */
+
+/* Two goodbyes: one in its place behind the last message, one that needs no room. */
+static void say_goodbye(struct belfry_client *c)
+{
+    void *data;
+    ring_abort(&c->out);
+    store_relaxed(&c->send->hello, BELFRY_GOODBYE);
+    if (ring_reserve(&c->out, 0, &data) == 0)
+        ring_commit(&c->out, BELFRY_BYE, 0, 0, 0);
+    bf_client_tell(c, true);
+}
+
+void belfry_close(belfry_client *c)
+{
+    if (c == NULL)
+        return;
+    bool usable = bf_client_check(c) == 0; /* after a fork the maps are the parent's alone, the descriptors closed */
+    if (c->poller != NULL)
+        belfry_poller_remove(c->poller, c);
+    if (usable) {
+        uint64_t bytes = segment_bytes(c->lobby.geometry.ring_bytes);
+        say_goodbye(c);
+        if (c->atfork)
+            forget_forks(c);
+        bf_os_unmap(c->send, bytes);
+        bf_os_unmap((void *)c->recv, bytes);
+        bf_os_close(c->lock_fd);
+        bf_lobby_detach(&c->lobby);
+    }
+    while (c->stash_first != NULL) {
+        struct client_stashed *next = c->stash_first->next;
+        free(c->stash_first);
+        c->stash_first = next;
+    }
+    free(c->held);
+    free(c->late);
+    free(c);
+}
+
+/* --- what a client can be asked ------------------------------------------------------------------------------------ */
+
+size_t belfry_message_bytes_max(const belfry_client *c)
+{
+    return c->lobby.geometry.message_bytes_max;
+}
+
+uint32_t belfry_client_slot(const belfry_client *c)
+{
+    return c->slot;
+}
+
+uint32_t belfry_client_shard(const belfry_client *c)
+{
+    return c->slot % c->lobby.geometry.shards;
+}
+
+uint64_t belfry_client_instance(const belfry_client *c)
+{
+    return c->lobby.geometry.instance;
+}

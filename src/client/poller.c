@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * poller.c: one thread, many clients.
+ *
+ * The clients of one shard form a bell group: each names the group's leader in its segment, and the server rings the
+ * leader's bell for any of them. So the thread parks with one store per shard, and sleeps on two words per shard.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/build.h"
+#include "base/check.h"
+#include "base/error.h"
+#include "base/os.h"
+#include "client/client.h"
+
+#define GROUPS_MAX (BF_OS_WAITS_MAX / 2)
+
+struct belfry_poller {
+    struct belfry_client **members;
+    unsigned count;
+    unsigned capacity;
+    unsigned next; /* where the next look begins, so that nobody is always last */
+    struct belfry_client *leaders[GROUPS_MAX];
+    unsigned leader_count;
+    struct bf_spin spin;
+};
+
+/* --- groups -------------------------------------------------------------------------------------------------------- */
+
+static bool same_group(const struct belfry_client *a, const struct belfry_client *b)
+{
+    return a->lobby_inode == b->lobby_inode && a->lobby_device == b->lobby_device &&
+           belfry_client_shard(a) == belfry_client_shard(b);
+}
+
+/* An ended leader rings no more. */
+static bool can_lead(struct belfry_client *c)
+{
+    return load_relaxed(&c->recv->end) == BELFRY_END_NONE;
+}
+
+static void follow(struct belfry_client *member, const struct belfry_client *leader)
+{
+    uint64_t at = member == leader ? 0 : BELFRY_BELL_AT(leader->slot, leader->generation);
+    store_relaxed(&member->send->bell_at, at); /* ordered by the fence before the sleep */
+}
+
+/* Name the leader of every group anew. -1 when there are more groups than one sleep can wait for. */
+static int choose_leaders(struct belfry_poller *p)
+{
+    p->leader_count = 0;
+    for (unsigned i = 0; i < p->count; i++) {
+        struct belfry_client *c = p->members[i];
+        unsigned group = 0;
+        while (group < p->leader_count && !same_group(p->leaders[group], c))
+            group++;
+        if (group == GROUPS_MAX)
+            return -1;
+        if (group == p->leader_count)
+            p->leaders[p->leader_count++] = c;
+        else if (!can_lead(p->leaders[group]))
+            p->leaders[group] = c;
+    }
+    for (unsigned i = 0; i < p->count; i++)
+        for (unsigned group = 0; group < p->leader_count; group++)
+            if (same_group(p->leaders[group], p->members[i]))
+                follow(p->members[i], p->leaders[group]);
+    return 0;
+}
+
+/* --- create, add, remove ------------------------------------------------------------------------------------------- */
+
+int belfry_poller_create(belfry_poller **out)
+{
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL)
+        return bf_error(-ENOMEM, "no memory for a poller");
+    bf_spin_init(&(*out)->spin, BF_DEFAULT_SPIN);
+    return 0;
+}
+
+void belfry_poller_destroy(belfry_poller *p)
+{
+    if (p == NULL)
+        return;
+    while (p->count > 0)
+        belfry_poller_remove(p, p->members[p->count - 1]);
+    free(p->members);
+    free(p);
+}
+
+int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag)
+{
+    int rc = bf_client_check(c);
+    if (rc < 0)
+        return rc;
+    if (c->poller != NULL)
+        return bf_error(BELFRY_ESTATE, "the client of slot %u belongs to a poller already", c->slot);
+    if (p->count == p->capacity) {
+        unsigned capacity = p->capacity == 0 ? 16 : p->capacity * 2;
+        struct belfry_client **members = realloc(p->members, capacity * sizeof(*members));
+        if (members == NULL)
+            return bf_error(-ENOMEM, "no memory for %u clients of a poller", capacity);
+        p->members = members;
+        p->capacity = capacity;
+    }
+    p->members[p->count++] = c;
+    if (choose_leaders(p) < 0) {
+        p->count--;
+        choose_leaders(p);
+        return bf_error(BELFRY_ESTATE, "a poller waits for at most %d shards: use a second one", GROUPS_MAX);
+    }
+    c->poller = p;
+    c->poller_tag = tag;
+    return 0;
+}
+
+int belfry_poller_remove(belfry_poller *p, belfry_client *c)
+{
+    unsigned at = 0;
+    while (at < p->count && p->members[at] != c)
+        at++;
+    if (at == p->count)
+        return bf_error(BELFRY_ESTATE, "the client of slot %u does not belong to this poller", c->slot);
+    p->members[at] = p->members[--p->count];
+    c->poller = NULL;
+    if (bf_client_check(c) < 0)
+        return 0; /* after a fork its maps are gone; nothing to tell anybody */
+    follow(c, c);
+    choose_leaders(p);
+    return 0;
+}
+
+/* --- wait ---------------------------------------------------------------------------------------------------------- */
+
+static bool look_at(struct belfry_client *c, belfry_poll_event *event)
+{
+    bool readable = c->stash_first != NULL || !ring_is_empty(&c->in);
+    if (!readable)
+        readable = c->end_rc != 0 || bf_client_end(c) < 0;
+    bool writable = c->wanted != 0 && ring_has_room(&c->out, c->wanted - 1);
+    if (!readable && !writable)
+        return false;
+    *event = (belfry_poll_event){.client = c, .tag = c->poller_tag, .readable = readable, .writable = writable};
+    return true;
+}
+
+static int look_at_all(struct belfry_poller *p, belfry_poll_event *events, int count)
+{
+    int found = 0;
+    unsigned first = p->next < p->count ? p->next : 0;
+    for (unsigned i = 0; i < p->count && found < count; i++) {
+        unsigned at = first + i < p->count ? first + i : first + i - p->count;
+        if (look_at(p->members[at], &events[found])) {
+            found++;
+            p->next = at + 1;
+        }
+    }
+    return found;
+}
+
+static bool needs_leader(const struct belfry_poller *p)
+{
+    for (unsigned i = 0; i < p->leader_count; i++)
+        if (!can_lead(p->leaders[i]))
+            return true;
+    return false;
+}
+
+int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, int64_t deadline)
+{
+    bool polling = false;
+    if (count <= 0)
+        return bf_error(BELFRY_EOPTION, "a poller needs room for at least one event");
+    if (p->count == 0)
+        return bf_error(BELFRY_ESTATE, "the poller has no client to wait for");
+    for (unsigned i = 0; i < p->leader_count; i++) {
+        int rc = bf_client_check(p->leaders[i]);
+        if (rc < 0)
+            return rc;
+    }
+    for (;;) {
+        int found = look_at_all(p, events, count);
+        if (found > 0) {
+            if (polling)
+                bf_spin_won(&p->spin);
+            return found;
+        }
+        if (deadline <= 0)
+            return 0;
+        if (!polling)
+            bf_spin_begin(&p->spin);
+        polling = true;
+        if (bf_spin_again(&p->spin)) {
+            if (p->spin.since_ns != 0 && p->spin.look_ns >= deadline)
+                return 0;
+            continue;
+        }
+        polling = false;
+        if (needs_leader(p))
+            choose_leaders(p);
+        int rc = bf_client_sleep(p->members, p->count, p->leaders, p->leader_count, deadline);
+        if (rc == -ETIMEDOUT)
+            return look_at_all(p, events, count);
+        if (rc < 0)
+            return bf_error_errno(rc, "the poller cannot sleep");
+    }
+}

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * receive.c: a message's last stop: belfry_receive, belfry_call, belfry_release.
+ *
+ * A message is handed out in place. Its room is given back to the server when it and all before it are released, so a
+ * small queue remembers what is out (`held`). Only what arrives during somebody else's call is copied (`stash`).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/os.h"
+#include "client/client.h"
+
+#define HELD_CAPACITY_MIN 16u
+
+/* --- held: room is freed oldest first ------------------------------------------------------------------------------ */
+
+static struct client_held *held_at(const struct belfry_client *c, uint64_t number)
+{
+    return &c->held[number & (c->held_capacity - 1)];
+}
+
+static int held_grow(struct belfry_client *c)
+{
+    uint32_t capacity = c->held_capacity == 0 ? HELD_CAPACITY_MIN : c->held_capacity * 2;
+    struct client_held *held = malloc(capacity * sizeof *held);
+    if (held == NULL)
+        return bf_error(-ENOMEM, "no memory to remember %u received messages: release some", capacity);
+    for (uint64_t i = c->held_first; i < c->held_next; i++)
+        held[i & (capacity - 1)] = *held_at(c, i);
+    free(c->held);
+    c->held = held;
+    c->held_capacity = capacity;
+    return 0;
+}
+
+/* Remember that everything up to `end` has been read. Returns its number, or a code. */
+static int64_t held_push(struct belfry_client *c, uint64_t end)
+{
+    if (bf_unlikely(c->held_next - c->held_first == c->held_capacity)) {
+        int rc = held_grow(c);
+        if (rc < 0)
+            return rc;
+    }
+    *held_at(c, c->held_next) = (struct client_held){.end = end};
+    return (int64_t)c->held_next++;
+}
+
+static void held_release(struct belfry_client *c, uint64_t number)
+{
+    held_at(c, number)->released = true;
+    while (c->held_first < c->held_next && held_at(c, c->held_first)->released)
+        ring_free(&c->in, held_at(c, c->held_first++)->end);
+    if (c->in.has_published)
+        bf_client_tell(c, false); /* room is news */
+}
+
+void belfry_release(belfry_client *c, belfry_message *m)
+{
+    uint64_t cookie = m->cookie;
+    *m = (belfry_message){0};
+    if (cookie == 0 || bf_client_check(c) < 0)
+        return;
+    if ((cookie & 1) == 0) {
+        free((void *)(uintptr_t)cookie); /* a stashed one */
+        return;
+    }
+    uint64_t number = cookie >> 1;
+    if (number >= c->held_first && number < c->held_next)
+        held_release(c, number);
+}
+
+/* --- late: replies that nobody waits for any more ------------------------------------------------------------------ */
+
+static void late_add(struct belfry_client *c, uint64_t id)
+{
+    if (c->late_count == c->late_capacity) {
+        uint32_t capacity = c->late_capacity == 0 ? 16 : c->late_capacity * 2;
+        uint64_t *late = realloc(c->late, capacity * sizeof *late);
+        if (late == NULL)
+            return; /* then its reply will be handed out by belfry_receive */
+        c->late = late;
+        c->late_capacity = capacity;
+    }
+    c->late[c->late_count++] = id;
+}
+
+static bool late_take(struct belfry_client *c, uint64_t id)
+{
+    for (uint32_t i = 0; i < c->late_count; i++)
+        if (c->late[i] == id) {
+            c->late[i] = c->late[--c->late_count];
+            return true;
+        }
+    return false;
+}
+
+/* --- one entry ----------------------------------------------------------------------------------------------------- */
+
+/* What the entry says. 0, or BELFRY_EPROTO. */
+static int decode(const struct ring_entry *e, belfry_message *m)
+{
+    *m = (belfry_message){.data = e->data, .size = e->bytes, .id = e->id, .kind = e->kind};
+    if (bf_unlikely(e->flags != 0)) {
+        const char *text = belfry_error_text(BELFRY_EUNSUPPORTED);
+        m->status = BELFRY_EUNSUPPORTED;
+        m->kind = BELFRY_FAILURE;
+        m->data = text;
+        m->size = strlen(text);
+        return 0;
+    }
+    if (bf_unlikely(e->kind == BELFRY_FAILURE)) {
+        const struct belfry_abi_failure *failure = e->data;
+        PEER_CHECK(e->bytes >= sizeof *failure);
+        m->status = load_relaxed(&failure->status);
+        PEER_CHECK(m->status < 0);
+        m->data = failure->text;
+        m->size = e->bytes - sizeof *failure;
+    }
+    return 0;
+}
+
+/*
+ * The next message that the ring has for somebody: 1 and a message whose cookie is set, 0: none, or a code. Late replies
+ * and kinds that a client does not know are dropped.
+ */
+static int take_from_ring(struct belfry_client *c, belfry_message *m)
+{
+    struct ring_entry e;
+    for (;;) {
+        int rc = ring_peek(&c->in, &e);
+        if (rc == 0)
+            return 0;
+        if (rc > 0)
+            rc = decode(&e, m);
+        if (bf_unlikely(rc < 0))
+            return c->end_rc =
+                       bf_error(rc, "the server \"%s\" broke the format of its ring", c->lobby.geometry.service);
+        int64_t number = held_push(c, e.end);
+        if (bf_unlikely(number < 0))
+            return (int)number;
+        ring_advance(&c->in, &e);
+        bool known = e.kind == BELFRY_REPLY || e.kind == BELFRY_FAILURE || e.kind == BELFRY_PUSH;
+        if (bf_likely(known && (c->late_count == 0 || !late_take(c, e.id)))) {
+            m->cookie = (uint64_t)number << 1 | 1;
+            return 1;
+        }
+        held_release(c, (uint64_t)number);
+    }
+}
+
+/* Copy a message that is not for the call that found it, and free its room. */
+static int stash(struct belfry_client *c, belfry_message *m)
+{
+    struct client_stashed *stashed = malloc(sizeof *stashed + m->size);
+    if (stashed == NULL)
+        return bf_error(-ENOMEM, "no memory to keep a message of %zu bytes", m->size);
+    memcpy(stashed->data, m->data, m->size);
+    stashed->next = NULL;
+    stashed->message = *m;
+    stashed->message.data = stashed->data;
+    stashed->message.cookie = (uintptr_t)stashed;
+    if (c->stash_last != NULL)
+        c->stash_last->next = stashed;
+    else
+        c->stash_first = stashed;
+    c->stash_last = stashed;
+    belfry_release(c, m);
+    return 0;
+}
+
+static bool take_from_stash(struct belfry_client *c, belfry_message *m)
+{
+    struct client_stashed *stashed = c->stash_first;
+    if (stashed == NULL)
+        return false;
+    c->stash_first = stashed->next;
+    if (c->stash_first == NULL)
+        c->stash_last = NULL;
+    *m = stashed->message;
+    return true;
+}
+
+/* --- waiting ------------------------------------------------------------------------------------------------------- */
+
+/* Nothing is in the ring: poll, or sleep, or give up. 0: look again; -ETIMEDOUT; or how it ended. */
+static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadline_ns)
+{
+    int rc = bf_client_end(c);
+    if (bf_unlikely(rc < 0))
+        return ring_is_empty(&c->in) ? rc : 0; /* the end is stored after the last entry */
+    if (deadline_ns <= 0)
+        return -ETIMEDOUT;
+    if (!*polling)
+        bf_spin_begin(&c->spin);
+    *polling = true;
+    if (bf_spin_again(&c->spin))
+        return c->spin.look_ns >= deadline_ns && c->spin.since_ns != 0 ? -ETIMEDOUT : 0;
+    *polling = false;
+    return bf_client_sleep(&c, 1, &c, 1, deadline_ns);
+}
+
+static void polling_paid(struct belfry_client *c, bool polling)
+{
+    if (polling)
+        bf_spin_won(&c->spin);
+}
+
+static int timed_out(const struct belfry_client *c)
+{
+    return bf_error(-ETIMEDOUT, "nothing came from \"%s\" before the deadline", c->lobby.geometry.service);
+}
+
+int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
+{
+    bool polling = false;
+    *m = (belfry_message){0};
+    int rc = bf_client_check(c);
+    if (bf_unlikely(rc < 0))
+        return rc;
+    if (take_from_stash(c, m))
+        return 0;
+    for (;;) {
+        rc = take_from_ring(c, m);
+        if (rc != 0)
+            break;
+        if (bf_unlikely(c->wanted != 0) && ring_has_room(&c->out, c->wanted - 1)) {
+            c->wanted = 0;
+            return bf_error(-EAGAIN, "the ring to \"%s\" has room again", c->lobby.geometry.service);
+        }
+        rc = wait_for_news(c, &polling, deadline);
+        if (rc == -ETIMEDOUT)
+            return timed_out(c);
+        if (rc < 0)
+            return rc;
+    }
+    if (rc > 0)
+        polling_paid(c, polling);
+    return bf_min(rc, 0);
+}
+
+/* Send the request of a call, taking messages in while the ring is full. */
+static int call_send(belfry_client *c, const void *data, size_t size, uint64_t *id, int64_t deadline)
+{
+    bool polling = false;
+    belfry_message other;
+    for (;;) {
+        int rc = belfry_send(c, data, size, id);
+        if (bf_likely(rc != -EAGAIN))
+            return rc;
+        rc = take_from_ring(c, &other);
+        if (rc > 0)
+            rc = stash(c, &other);
+        else if (rc == 0)
+            rc = wait_for_news(c, &polling, deadline);
+        if (rc < 0)
+            return rc == -ETIMEDOUT ? timed_out(c) : rc;
+    }
+}
+
+int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)
+{
+    uint64_t id;
+    bool polling = false;
+    *reply = (belfry_message){0};
+    int rc = call_send(c, data, size, &id, deadline);
+    if (bf_unlikely(rc < 0))
+        return rc;
+    for (;;) {
+        rc = take_from_ring(c, reply);
+        if (rc > 0 && bf_likely(reply->id == id && reply->kind != BELFRY_PUSH))
+            break;
+        if (rc > 0)
+            rc = stash(c, reply);
+        else if (rc == 0)
+            rc = wait_for_news(c, &polling, deadline);
+        if (bf_unlikely(rc < 0)) {
+            *reply = (belfry_message){0};
+            if (rc != -ETIMEDOUT)
+                return rc;
+            late_add(c, id);
+            return timed_out(c);
+        }
+    }
+    polling_paid(c, polling);
+    if (bf_unlikely(reply->status < 0)) {
+        int status = reply->status;
+        const char *text = reply->size > 0 ? reply->data : belfry_error_text(status);
+        int length = reply->size > 0 ? (int)reply->size : (int)strlen(text);
+        bf_error(status, "\"%s\" failed the request: %.*s", c->lobby.geometry.service, length, text);
+        belfry_release(c, reply);
+        return status;
+    }
+    return 0;
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * reactor.h: what a shard asks of the kernel, and what the kernel tells it. It returns events and calls nobody.
+ *
+ * Asking never fails and never blocks: an entry is prepared, and goes out with bf_reactor_submit() or before the
+ * thread sleeps. A shard's thread owns its reactor; nobody else touches it.
+ */
+#ifndef BF_IO_REACTOR_H
+#define BF_IO_REACTOR_H
+
+#include "io/uring.h"
+#include "io/watch.h"
+
+enum bf_event_kind {
+    BF_EVENT_FILE,    /* something happened to `name` in the lock directory */
+    BF_EVENT_SERVICE, /* something happened in the service's directory: look at `current` */
+    BF_EVENT_RESCAN,  /* inotify lost events: look at everything */
+    BF_EVENT_GONE,    /* the lock directory itself is gone */
+    BF_EVENT_BELL,    /* the wait on slot `slot` of generation `generation` is over, with `result` */
+    BF_EVENT_MAILBOX, /* the wait on the shard's own word is over */
+};
+
+struct bf_event {
+    enum bf_event_kind kind;
+    uint32_t slot;
+    uint32_t generation;
+    int32_t result;   /* 0 woken, -EAGAIN the word had changed, -ECANCELED, -EFAULT the segment is gone */
+    const char *name; /* valid until the next bf_reactor_next() */
+};
+
+struct bf_reactor {
+    struct bf_uring uring;
+    int watch_fd;
+    int32_t watch_locks;
+    int32_t watch_service;
+    bool watch_armed;
+
+    /* the buffer of inotify records being handed out */
+    bool records_open;
+    uint16_t records_id;
+    size_t records_bytes;
+    size_t records_offset;
+};
+
+/* Open a uring and the watches of one shard. `waits`: futex waits that may be armed at once. Results as
+   bf_uring_open() and bf_watch_open(). On failure nothing is left open. */
+int bf_reactor_open(struct bf_reactor *r, unsigned waits, const char *lock_path, const char *service_path);
+
+/* Every wait must have been cancelled and its completion taken: a wait left behind could swallow somebody's wake. */
+void bf_reactor_close(struct bf_reactor *r);
+
+/* Arm a wait on a slot's doorbell: completes when the word is woken, or at once when it is not `value`. */
+void bf_reactor_wait_bell(struct bf_reactor *r, const uint32_t *word, uint32_t value, uint32_t slot,
+                          uint32_t generation);
+void bf_reactor_cancel_bell(struct bf_reactor *r, uint32_t slot, uint32_t generation);
+void bf_reactor_wait_mailbox(struct bf_reactor *r, const uint32_t *word, uint32_t value);
+void bf_reactor_cancel_mailbox(struct bf_reactor *r);
+
+/* Wake everybody who waits on a word. */
+void bf_reactor_wake(struct bf_reactor *r, const uint32_t *word);
+
+void bf_reactor_submit(struct bf_reactor *r);
+
+/* Submit, then sleep until there is an event or for `timeout_ns` (negative: no limit). */
+void bf_reactor_sleep(struct bf_reactor *r, int64_t timeout_ns);
+
+/* The next event, without sleeping. False: none. */
+bool bf_reactor_next(struct bf_reactor *r, struct bf_event *event);
+
+#endif

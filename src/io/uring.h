@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * uring.h: one io_uring, set up the way a shard needs it, and its provided buffers.
+ *
+ * It belongs to the thread that made it (SINGLE_ISSUER): completions are produced only when that thread enters the
+ * kernel (DEFER_TASKRUN), and a flag in shared memory tells when there is something to enter for (TASKRUN_FLAG), so an
+ * awake shard looks for events without a system call.
+ */
+#ifndef BF_IO_URING_H
+#define BF_IO_URING_H
+
+#include <liburing.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define URING_BUFFERS 16u /* a power of two; for inotify events */
+#define URING_BUFFER_BYTES 4096u
+#define URING_BUFFER_GROUP 1u
+
+struct bf_uring {
+    struct io_uring ring;
+    struct io_uring_buf_ring *buffer_ring;
+    uint8_t *buffers;
+    bool open;
+};
+
+/* `completions`: how many may be outstanding at once. 0; BELFRY_EKERNEL, BELFRY_EFORBIDDEN, BELFRY_EMEMLOCK,
+   BELFRY_ENOFILES, -ENOMEM. */
+int bf_uring_open(struct bf_uring *u, unsigned submissions, unsigned completions);
+void bf_uring_close(struct bf_uring *u);
+
+/* A free submission entry; when there is none, what is prepared is submitted first. Never NULL. */
+struct io_uring_sqe *bf_uring_entry(struct bf_uring *u);
+
+void bf_uring_submit(struct bf_uring *u);
+
+static inline uint8_t *uring_buffer(const struct bf_uring *u, uint16_t id)
+{
+    return u->buffers + (size_t)id * URING_BUFFER_BYTES;
+}
+
+void bf_uring_return_buffer(struct bf_uring *u, uint16_t id);
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* claim.c: see claim.h. */
+#include "server/claim.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/os.h"
+#include "shm/segment.h"
+
+#define CLAIM_MODE 0600u
+
+int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim)
+{
+    char name[SEGMENT_NAME_BYTES];
+    struct bf_os_file file, opened;
+    bf_lock_name(name, slot);
+    *claim = (struct bf_claim){.kind = CLAIM_NONE};
+
+    /* Look before opening: opening a device or a fifo can do things. */
+    int rc = bf_os_stat_at(lock_dir, name, &file);
+    if (rc == -ENOENT)
+        return 0;
+    if (rc < 0)
+        return rc;
+    *claim = (struct bf_claim){.kind = CLAIM_JUNK, .device = file.device, .inode = file.inode, .uid = file.uid};
+    if (!file.regular || file.links != 1)
+        return 0;
+
+    int fd = bf_os_open(lock_dir, name, BF_OS_READ, 0);
+    if (fd < 0)
+        return fd == -ENOENT ? (claim->kind = CLAIM_NONE, 0) : fd == -ELOOP ? 0 : fd;
+    rc = bf_os_stat(fd, &opened);
+    if (rc == 0 && (opened.inode != file.inode || opened.device != file.device))
+        rc = -EAGAIN; /* replaced under our eyes: an event for that is on its way */
+    if (rc == 0)
+        rc = bf_os_locked(fd);
+    bf_os_close(fd);
+    if (rc < 0)
+        return rc;
+    claim->kind = rc == 1 ? CLAIM_HELD : CLAIM_FREE;
+    return 0;
+}
+
+int bf_claim_take(int lock_dir, uint32_t slot)
+{
+    char name[SEGMENT_NAME_BYTES];
+    bf_lock_name(name, slot);
+    int fd = bf_os_open(lock_dir, name, BF_OS_WRITE | BF_OS_CREATE_NEW, CLAIM_MODE);
+    if (fd < 0)
+        return fd;
+    bf_os_close(fd);
+    return 0;
+}
+
+void bf_claim_drop(int lock_dir, uint32_t slot)
+{
+    char name[SEGMENT_NAME_BYTES];
+    bf_lock_name(name, slot);
+    if (bf_os_unlink(lock_dir, name) == -EISDIR)
+        bf_claim_remove_junk(lock_dir, name);
+}
+
+void bf_claim_remove_junk(int lock_dir, const char *name)
+{
+    static unsigned long aside; /* only has to differ; several shards have several directories */
+    char hidden[SEGMENT_NAME_BYTES];
+    if (bf_os_unlink(lock_dir, name) != -EISDIR || bf_os_remove_dir(lock_dir, name) == 0)
+        return;
+    snprintf(hidden, sizeof hidden, ".junk-%lu", __atomic_add_fetch(&aside, 1, __ATOMIC_RELAXED));
+    bf_os_rename(lock_dir, name, hidden);
+}

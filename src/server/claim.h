@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * claim.h: the facts about a slot's lock file, looked at afresh each time.
+ *
+ * An inotify event means only "something about this name". Events coalesce, carry names and not inodes, and can come
+ * before the lock is dropped. So nothing is concluded from an event but that one must look: what is there, whose is it,
+ * is it locked. No descriptor is kept.
+ */
+#ifndef BF_SERVER_CLAIM_H
+#define BF_SERVER_CLAIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum claim_kind {
+    CLAIM_NONE, /* no file of that name */
+    CLAIM_JUNK, /* a file that is no lock: directory, symlink, device, hard link */
+    CLAIM_FREE, /* a lock file that nobody has locked */
+    CLAIM_HELD, /* a lock file that somebody has locked */
+};
+
+struct bf_claim {
+    enum claim_kind kind;
+    uint64_t device;
+    uint64_t inode;
+    uint32_t uid;
+};
+
+/* Look. 0, or -errno when the system would not let us (then nothing is known). */
+int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim);
+
+/* Make the file ourselves, so that no client can take the slot. 0; -EEXIST: somebody has it; -errno. */
+int bf_claim_take(int lock_dir, uint32_t slot);
+
+/* Remove the lock file, whoever made it. */
+void bf_claim_drop(int lock_dir, uint32_t slot);
+
+/* Get rid of a name that is no slot's lock: remove it, or move it aside under a name with a dot. */
+void bf_claim_remove_junk(int lock_dir, const char *name);
+
+#endif

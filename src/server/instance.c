@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* instance.c: see instance.h. */
+#include "server/instance.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include <belfry/types.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/os.h"
+
+#define DIR_MODE 0700u
+#define START_LOCK_MODE 0600u
+#define NAME_BYTES 32
+
+/* --- removing a tree of known depth ------------------------------------------------------------------------------ */
+
+struct removal {
+    int dir;
+    int depth;
+};
+
+static int remove_entry(void *context, const char *name)
+{
+    struct removal *r = context;
+    int rc = bf_os_unlink(r->dir, name);
+    if (rc != -EISDIR || r->depth == 0)
+        return 0;
+    struct removal inner = {.dir = bf_os_open_dir(r->dir, name), .depth = r->depth - 1};
+    if (inner.dir >= 0) {
+        bf_os_list(inner.dir, remove_entry, &inner);
+        bf_os_close(inner.dir);
+    }
+    bf_os_remove_dir(r->dir, name);
+    return 0;
+}
+
+static void remove_instance_dir(int service_dir, const char *name)
+{
+    struct removal r = {.dir = bf_os_open_dir(service_dir, name), .depth = 2};
+    if (r.dir < 0)
+        return;
+    bf_os_unlink(r.dir, PLACE_LOBBY); /* first: from here on nobody finds it */
+    bf_os_list(r.dir, remove_entry, &r);
+    bf_os_close(r.dir);
+    bf_os_remove_dir(service_dir, name);
+}
+
+/* --- make -------------------------------------------------------------------------------------------------------- */
+
+static int take_start_lock(struct bf_instance *instance)
+{
+    instance->start_lock =
+        bf_os_open(instance->service_dir, PLACE_START_LOCK, BF_OS_READ_WRITE | BF_OS_CREATE, START_LOCK_MODE);
+    if (instance->start_lock < 0)
+        return bf_error_errno(instance->start_lock, "cannot open the start lock");
+    int rc = bf_os_lock_wait(instance->start_lock);
+    return rc < 0 ? bf_error_errno(rc, "cannot take the start lock") : 0;
+}
+
+static int highest_number(void *context, const char *name)
+{
+    uint64_t *highest = context;
+    *highest = bf_max(*highest, bf_place_instance_parse(name));
+    return 0;
+}
+
+static int check_file_system(struct bf_instance *instance, const struct bf_place *place)
+{
+    bool tmpfs;
+    int rc = bf_os_space(instance->service_dir, &tmpfs, &instance->tmpfs_free_bytes);
+    if (rc < 0)
+        return bf_error_errno(rc, "cannot look at the file system of %s", place->root);
+    if (!tmpfs)
+        return bf_error(BELFRY_EROOT, "%s is not on tmpfs: put BELFRY_ROOT on one, such as /dev/shm", place->root);
+    return 0;
+}
+
+static int make_dirs(struct bf_instance *instance, uint32_t shards)
+{
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "%" PRIu64, instance->number);
+    int rc = bf_os_make_dir(instance->service_dir, name, DIR_MODE);
+    if (rc == 0)
+        rc = instance->dir = bf_os_open_dir(instance->service_dir, name);
+    if (rc >= 0)
+        rc = bf_os_make_dir(instance->dir, PLACE_SEGMENTS, DIR_MODE);
+    if (rc == 0)
+        rc = instance->segment_dir = bf_os_open_dir(instance->dir, PLACE_SEGMENTS);
+    for (uint32_t shard = 0; shard < shards && rc >= 0; shard++) {
+        snprintf(name, sizeof name, "shard-%" PRIu32, shard);
+        rc = bf_os_make_dir(instance->dir, name, DIR_MODE);
+    }
+    if (rc == -ENOSPC)
+        return bf_error(BELFRY_ENOSPACE,
+                        "no inode or memory left for the instance's directory: make the file system larger");
+    if (rc == -EMFILE || rc == -ENFILE)
+        return bf_error(BELFRY_ENOFILES, "no descriptor left: raise RLIMIT_NOFILE, it is %" PRIu64,
+                        bf_os_file_count_max());
+    return rc < 0 ? bf_error_errno(rc, "cannot make the instance's directory") : 0;
+}
+
+int bf_instance_make(struct bf_instance *instance, const struct bf_place *place, uint32_t shards)
+{
+    *instance = BF_INSTANCE_NULL;
+    int rc = instance->service_dir = bf_place_open(place, true);
+    if (rc >= 0)
+        rc = check_file_system(instance, place);
+    if (rc == 0)
+        rc = take_start_lock(instance);
+    if (rc == 0) {
+        uint64_t highest = bf_place_current(instance->service_dir);
+        rc = bf_os_list(instance->service_dir, highest_number, &highest);
+        instance->number = highest + 1;
+    }
+    if (rc == 0)
+        rc = make_dirs(instance, shards);
+    if (rc < 0)
+        bf_instance_remove(instance);
+    return rc;
+}
+
+int bf_instance_open_locks(const struct bf_instance *instance, uint32_t shard)
+{
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "shard-%" PRIu32, shard);
+    int rc = bf_os_open_dir(instance->dir, name);
+    return rc < 0 ? bf_error_errno(rc, "cannot open %s", name) : rc;
+}
+
+/* --- publish ----------------------------------------------------------------------------------------------------- */
+
+struct sweep {
+    const struct bf_instance *instance;
+    const struct bf_log *log;
+};
+
+/* Remove an instance whose lobby is not locked, or which has none. */
+static int sweep_entry(void *context, const char *name)
+{
+    const struct sweep *sweep = context;
+    uint64_t number = bf_place_instance_parse(name);
+    if (number == 0 || number == sweep->instance->number)
+        return 0;
+    int dir = bf_os_open_dir(sweep->instance->service_dir, name);
+    if (dir < 0)
+        return 0;
+    int lobby = bf_os_open(dir, PLACE_LOBBY, BF_OS_READ, 0);
+    bool alive = lobby >= 0 ? bf_os_locked(lobby) != 0 : lobby != -ENOENT;
+    bf_os_close(lobby);
+    bf_os_close(dir);
+    if (alive)
+        return 0;
+    bf_log(sweep->log, BELFRY_LOG_INFO, "removing the files of dead instance %s", name);
+    remove_instance_dir(sweep->instance->service_dir, name);
+    return 0;
+}
+
+int bf_instance_publish(struct bf_instance *instance, const struct bf_log *log)
+{
+    char target[NAME_BYTES], fresh[NAME_BYTES + 16];
+    snprintf(target, sizeof target, "%" PRIu64, instance->number);
+    snprintf(fresh, sizeof fresh, ".current-%" PRIu64, instance->number);
+    bf_os_unlink(instance->service_dir, fresh);
+    int rc = bf_os_symlink(instance->service_dir, target, fresh);
+    if (rc == 0)
+        rc = bf_os_rename(instance->service_dir, fresh, PLACE_CURRENT);
+    if (rc < 0)
+        return bf_error_errno(rc, "cannot become the current instance");
+    struct sweep sweep = {.instance = instance, .log = log};
+    bf_os_list(instance->service_dir, sweep_entry, &sweep);
+    bf_os_close(instance->start_lock);
+    instance->start_lock = -1;
+    return 0;
+}
+
+void bf_instance_remove(struct bf_instance *instance)
+{
+    char name[NAME_BYTES];
+    if (instance->number != 0 && instance->service_dir >= 0) {
+        if (instance->start_lock < 0)
+            take_start_lock(instance); /* nobody swings `current` between our look and our unlink */
+        if (bf_place_current(instance->service_dir) == instance->number)
+            bf_os_unlink(instance->service_dir, PLACE_CURRENT);
+        snprintf(name, sizeof name, "%" PRIu64, instance->number);
+        remove_instance_dir(instance->service_dir, name);
+    }
+    bf_os_close(instance->segment_dir);
+    bf_os_close(instance->dir);
+    bf_os_close(instance->start_lock);
+    bf_os_close(instance->service_dir);
+    *instance = BF_INSTANCE_NULL;
+}

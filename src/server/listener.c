@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/* listener.c: see listener.h. From the event to the conn, and from the conn to the recycled slot. */
+#include "server/listener.h"
+
+#include <errno.h>
+
+#include "base/check.h"
+#include "base/order.h"
+#include "base/os.h"
+#include "server/claim.h"
+#include "server/conn.h"
+#include "shm/doorbell.h"
+
+#define LOOKS_PER_TURN 8 /* some 5 us each */
+#define NS_PER_MS 1000000ll
+#define HELLO_GRACES 30 /* a locked claim may wait this many graces for its hello: its owner may be stopped */
+
+/* --- from the event to the look ---------------------------------------------------------------------------------- */
+
+void bf_listener_event(struct bf_shard *shard, const char *name)
+{
+    const struct bf_geometry *g = &shard->pool.lobby->geometry;
+    uint32_t number;
+    counter_add(&shard->counters->watch_events, 1);
+    if (name[0] == '\0' || name[0] == '.')
+        return;
+    if (!bf_lock_name_parse(name, g->max_slots, &number) || number % g->shards != shard->index) {
+        counter_add(&shard->counters->junk_names, 1);
+        bf_claim_remove_junk(shard->lock_dir, name);
+        return;
+    }
+    slot_queue_put(&shard->dirty, &shard->pool.slots[number / g->shards]);
+}
+
+static int rescan_entry(void *context, const char *name)
+{
+    bf_listener_event(context, name);
+    return 0;
+}
+
+/* Events were lost: every name that is there, and every slot that has a tenant, may have changed. */
+static void rescan(struct bf_shard *shard)
+{
+    shard->rescan = false;
+    counter_add(&shard->counters->rescans, 1);
+    bf_os_list(shard->lock_dir, rescan_entry, shard);
+    for (uint32_t i = 0; i < shard->pool.count; i++)
+        if (shard->pool.slots[i].phase == SLOT_CLAIMED || shard->pool.slots[i].phase == SLOT_OPEN)
+            slot_queue_put(&shard->dirty, &shard->pool.slots[i]);
+}
+
+bool bf_listener_work(struct bf_shard *shard)
+{
+    struct bf_slot *slot;
+    bool worked = false;
+    if (bf_unlikely(shard->rescan)) {
+        rescan(shard);
+        worked = true;
+    }
+    for (int i = 0; i < LOOKS_PER_TURN && (slot = slot_queue_take(&shard->dirty)) != NULL; i++) {
+        slot->looks = 0;
+        bf_listener_look(shard, slot);
+        worked = true;
+    }
+    return worked;
+}
+
+/* The lock is still held after a hint, or not held yet: look again after 1, 10, 100, 100, ... ms. */
+static void look_later(struct bf_shard *shard, struct bf_slot *slot)
+{
+    static const int64_t after_ns[] = {1 * NS_PER_MS, 10 * NS_PER_MS, 100 * NS_PER_MS};
+    uint32_t last = sizeof after_ns / sizeof after_ns[0] - 1;
+    slot->look_at_ns = bf_os_now_ns() + after_ns[bf_min(slot->looks, last)];
+    slot->looks++;
+    slot_queue_put(&shard->later, slot);
+}
+
+int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
+{
+    struct bf_slot_queue waiting = shard->later;
+    int64_t next = INT64_MAX;
+    shard->later.first = shard->later.last = NULL;
+    struct bf_slot *slot;
+    while ((slot = slot_queue_take(&waiting)) != NULL) {
+        if (slot->look_at_ns <= now_ns) {
+            bf_listener_look(shard, slot);
+        } else {
+            next = bf_min(next, slot->look_at_ns);
+            slot_queue_put(&shard->later, slot);
+        }
+    }
+    for (slot = shard->later.first; slot != NULL; slot = slot->next[SLOT_QUEUE_LATER])
+        next = bf_min(next, slot->look_at_ns);
+    return next;
+}
+
+/* --- a claim begins ---------------------------------------------------------------------------------------------- */
+
+static void claim_begin(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
+{
+    slot->device = claim->device;
+    slot->inode = claim->inode;
+    slot->uid = claim->uid;
+    slot->seen_locked = claim->kind == CLAIM_HELD;
+    slot->claimed_ns = bf_os_now_ns();
+    store_relaxed(&slot->lobby->uid, claim->uid);
+    if (slot->phase == SLOT_COLD) {
+        bf_slot_pool_demand(&shard->pool, slot);
+        if (shard->draining)
+            bf_listener_refuse(shard, slot, BELFRY_END_DRAINING, 0);
+        return;
+    }
+    bf_slot_pool_claimed(&shard->pool, slot);
+}
+
+/* Hello is copied once and judged; its pid is never believed. */
+static enum belfry_end judge_hello(const struct bf_slot *slot)
+{
+    if (load_relaxed(&slot->send->hello_version) != BELFRY_ABI_VERSION)
+        return BELFRY_END_VERSION;
+    if (load_relaxed(&slot->send->hello_generation) != slot->generation)
+        return BELFRY_END_UNFINISHED;
+    return BELFRY_END_NONE;
+}
+
+static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
+{
+    const belfry_server_options *o = shard->options;
+    enum belfry_end no = shard->draining ? BELFRY_END_DRAINING : judge_hello(slot);
+    if (no == BELFRY_END_NONE && (slot->conn = bf_conn_new(shard, slot)) == NULL)
+        no = BELFRY_END_NO_MEMORY;
+    if (no != BELFRY_END_NONE) {
+        bf_listener_refuse(shard, slot, no, 0);
+        return;
+    }
+    int rc = o->on_connect != NULL ? o->on_connect(slot->conn, o->user) : 0;
+    if (rc < 0) {
+        bf_conn_free(slot->conn);
+        slot->conn = NULL;
+        bf_listener_refuse(shard, slot, BELFRY_END_REFUSED, rc);
+        return;
+    }
+    slot->phase = SLOT_OPEN;
+    slot->quiet = 0;
+    slot->active = true;
+    slot->heard = slot->hinted = slot->suspected = false;
+    shard->conn_count++;
+    counter_add(&shard->counters->connections_total, 1);
+    counter_add(&shard->counters->connections_active, 1);
+    bf_slot_publish(slot, BELFRY_SLOT_OPEN);
+    store_release(&slot->recv->accepted, 1); /* partner: client/wait.c, end_of */
+    store_relaxed(&slot->recv->parked, 0);   /* hot: the turn looks at it from now on */
+    bf_shard_heat(shard, slot);
+}
+
+/* --- the look ---------------------------------------------------------------------------------------------------- */
+
+static bool hello_is_there(const struct bf_slot *slot)
+{
+    return load_acquire(&slot->send->hello) != 0; /* partner: client/connect.c, say_hello */
+}
+
+/* The client is gone. What it committed is handled first; then the conn ends. */
+static void conn_dies(struct bf_shard *shard, struct bf_slot *slot)
+{
+    bool bye = load_relaxed(&slot->send->hello) == BELFRY_GOODBYE;
+    slot->conn->dying = bye ? BELFRY_END_LEFT : BELFRY_END_DIED;
+    bf_shard_heat(shard, slot);
+}
+
+static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
+{
+    int64_t age_ns = bf_os_now_ns() - slot->claimed_ns;
+    int64_t grace_ns = shard->options->claim_grace_ms * NS_PER_MS;
+    bool held = claim->kind == CLAIM_HELD;
+    bool was_locked = slot->seen_locked;
+    slot->seen_locked |= held;
+
+    bf_shard_arm(shard, slot); /* value and wait first, then the look */
+    if (hello_is_there(slot)) {
+        accept_conn(shard, slot);
+        if (!held && slot->phase == SLOT_OPEN) /* came, spoke and went before we looked */
+            conn_dies(shard, slot);
+        return;
+    }
+    if (held ? age_ns >= HELLO_GRACES * grace_ns : was_locked || age_ns >= grace_ns) {
+        bf_listener_refuse(shard, slot, BELFRY_END_UNFINISHED, 0);
+        return;
+    }
+    look_later(shard, slot);
+}
+
+static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
+{
+    if (claim->kind == CLAIM_FREE) {
+        conn_dies(shard, slot);
+        return;
+    }
+    slot->hinted = true; /* the kernel says "closed" before it drops the lock: now, soon, and in the sweep */
+    if (slot->looks < 3)
+        look_later(shard, slot);
+}
+
+void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
+{
+    struct bf_claim claim;
+    if (slot->phase == SLOT_MAKING || slot->phase == SLOT_ENDING)
+        return; /* looked at again when that is over, or its lock file goes anyway */
+    if (bf_claim_look(shard->lock_dir, slot->number, &claim) < 0) {
+        look_later(shard, slot);
+        return;
+    }
+    bool theirs = claim.kind == CLAIM_FREE || claim.kind == CLAIM_HELD;
+    switch (slot->phase) {
+    case SLOT_COLD:
+    case SLOT_WARM:
+        if (claim.kind == CLAIM_JUNK) {
+            counter_add(&shard->counters->junk_names, 1);
+            bf_claim_drop(shard->lock_dir, slot->number);
+        }
+        if (!theirs)
+            return;
+        claim_begin(shard, slot, &claim);
+        if (slot->phase == SLOT_CLAIMED)
+            look_at_claimed(shard, slot, &claim);
+        return;
+    case SLOT_CLAIMED:
+    case SLOT_OPEN:
+        if (!theirs || claim.inode != slot->inode || claim.device != slot->device) {
+            if (slot->phase == SLOT_OPEN)
+                bf_listener_end(shard, slot, BELFRY_END_LOCK_GONE);
+            else
+                bf_listener_refuse(shard, slot, BELFRY_END_LOCK_GONE, 0);
+        } else if (slot->phase == SLOT_OPEN) {
+            look_at_open(shard, slot, &claim);
+        } else {
+            look_at_claimed(shard, slot, &claim);
+        }
+        return;
+    case SLOT_MAKING:
+    case SLOT_ENDING:
+        return;
+    }
+}
+
+/* --- the end ----------------------------------------------------------------------------------------------------- */
+
+/* Say why, ring, and take back the wait. The slot is recycled when the wait is over. */
+static void tell_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_end why, int status)
+{
+    store_relaxed(&slot->recv->end_status, status);
+    store_release(&slot->recv->end, (uint32_t)why); /* partner: client/wait.c, end_of */
+    doorbell_bump_recv(slot->recv);
+    bf_reactor_wake(&shard->reactor, &slot->recv->bell);
+    store_relaxed(&slot->lobby->reason, (uint32_t)why);
+    bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
+    slot->phase = SLOT_ENDING;
+    if (slot->wait_armed)
+        bf_reactor_cancel_bell(&shard->reactor, slot->index, slot->generation);
+    else
+        bf_listener_ended(shard, slot);
+}
+
+void bf_listener_ended(struct bf_shard *shard, struct bf_slot *slot)
+{
+    INVARIANT(slot->phase == SLOT_ENDING && !slot->wait_armed);
+    bf_slot_pool_recycle(&shard->pool, slot);
+}
+
+void bf_listener_refuse(struct bf_shard *shard, struct bf_slot *slot, enum belfry_end why, int status)
+{
+    if (slot->phase == SLOT_MAKING) { /* a claim of a cold slot that has no segments yet */
+        bf_slot_pool_give_up(&shard->pool, slot, why);
+        return;
+    }
+    INVARIANT(slot->phase == SLOT_CLAIMED);
+    counter_add(&shard->counters->refusals[why], 1);
+    tell_end(shard, slot, why, status);
+}
+
+void bf_listener_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_end why)
+{
+    const belfry_server_options *o = shard->options;
+    INVARIANT(slot->phase == SLOT_OPEN);
+    bf_shard_cool(shard, slot);
+    if (o->on_disconnect != NULL)
+        o->on_disconnect(slot->conn, why, o->user);
+    bf_conn_free(slot->conn);
+    slot->conn = NULL;
+    shard->conn_count--;
+    counter_add(&shard->counters->connections_active, -1);
+    counter_add(&shard->counters->ends[why], 1);
+    tell_end(shard, slot, why, 0);
+}
+
+void bf_listener_end_all(struct bf_shard *shard, enum belfry_end why)
+{
+    for (uint32_t i = 0; i < shard->pool.count; i++) {
+        struct bf_slot *slot = &shard->pool.slots[i];
+        if (slot->phase == SLOT_OPEN)
+            bf_listener_end(shard, slot, why);
+        else if (slot->phase == SLOT_CLAIMED)
+            bf_listener_refuse(shard, slot, why, 0);
+    }
+}

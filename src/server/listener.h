@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * listener.h: who came, who went. A shard's accept().
+ *
+ * An event marks a slot dirty; a dirty slot is looked at (claim.h), and what is found there decides: a claim begins, a
+ * conn is accepted, a conn ends. A conn whose client has died first handles what it left in its ring.
+ */
+#ifndef BF_SERVER_LISTENER_H
+#define BF_SERVER_LISTENER_H
+
+#include "server/shard.h"
+
+/* Something happened to this name in the lock directory. */
+void bf_listener_event(struct bf_shard *shard, const char *name);
+
+/* Look at a few dirty slots. True: there was something to do. */
+bool bf_listener_work(struct bf_shard *shard);
+
+/* Put the slots that are due for another look among the dirty; returns when the next one is due, INT64_MAX: never. */
+int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns);
+
+/* A claimed slot's doorbell was rung, or its segments have just been made: is hello there? */
+void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot);
+
+/* End a conn now: on_disconnect, tell the client, recycle. */
+void bf_listener_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_end why);
+
+/* Give up a claim that is no conn yet. `status`: what on_connect said. */
+void bf_listener_refuse(struct bf_shard *shard, struct bf_slot *slot, enum belfry_end why, int status);
+
+/* The wait of an ENDING slot is over. */
+void bf_listener_ended(struct bf_shard *shard, struct bf_slot *slot);
+
+/* End every conn and refuse every claim. */
+void bf_listener_end_all(struct bf_shard *shard, enum belfry_end why);
+
+#endif

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * reply.c: what a handler says to its client: the public functions, into the ring or, when it is full, the outbox.
+ *
+ * A message is visible to a polling client at its commit; one that sleeps is woken after the turn's fence (shard.c).
+ */
+#include <string.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "server/conn.h"
+#include "server/server.h"
+
+#define FAILURE_TEXT_MAX 255u
+
+/* --- room: in the ring, else in the outbox ------------------------------------------------------------------------ */
+
+static int outbox_room(struct belfry_conn *conn, uint64_t size, bool must, void **data)
+{
+    struct bf_shard *shard = conn->shard;
+    if (conn->dying != BELFRY_END_NONE) { /* nobody will read it: say it to the wall */
+        conn->reservation = RESERVED_NOWHERE;
+    } else {
+        /* Nothing is read while the outbox holds something, so there is one failure per conn beyond the limit. */
+        if (!must && conn->outbox.bytes + size > shard->options->outbox_bytes_max)
+            return bf_error(BELFRY_EBACKLOG, "the client in slot %u does not read: its outbox holds %llu bytes",
+                            conn->slot->number, (unsigned long long)conn->outbox.bytes);
+        conn->reservation = RESERVED_OUTBOX;
+    }
+    conn->reserved_message = outbox_message_new(&shard->arena, size);
+    if (conn->reserved_message == NULL) {
+        conn->reservation = RESERVED_NONE;
+        return bf_error(-ENOMEM, "no memory for a reply of %llu bytes in the outbox", (unsigned long long)size);
+    }
+    *data = conn->reserved_message->payload;
+    return 0;
+}
+
+/* `must`: a failure, for which there is room even in a full outbox, so that no request stays without an answer. */
+static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **data)
+{
+    if (bf_unlikely(conn->shard != bf_shard_self()))
+        return bf_error(BELFRY_ETHREAD, "a conn may be used on its shard's thread only");
+    if (bf_unlikely(conn->reservation != RESERVED_NONE))
+        return bf_error(BELFRY_ESTATE, "a reservation is open: commit or abort it first");
+    if (bf_unlikely(size > conn->shard->pool.lobby->geometry.message_bytes_max))
+        return bf_error(BELFRY_ETOOBIG, "a message of %llu bytes is larger than message_bytes_max, %u",
+                        (unsigned long long)size, conn->shard->pool.lobby->geometry.message_bytes_max);
+    conn->reservation_bytes = size;
+    if (bf_likely(outbox_is_empty(&conn->outbox))) {
+        int rc = ring_reserve(&conn->out, size, data);
+        if (bf_likely(rc == 0)) {
+            conn->reservation = RESERVED_RING;
+            return 0;
+        }
+        if (rc != -EAGAIN) {
+            conn->out_rc = rc;
+            return bf_error(rc, "the client in slot %u broke the format of its ring", conn->slot->number);
+        }
+    }
+    return outbox_room(conn, size, must, data);
+}
+
+static int commit(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, uint64_t size)
+{
+    belfry_counters *counters = conn->shard->counters;
+    if (bf_unlikely(conn->reservation == RESERVED_NONE || size > conn->reservation_bytes))
+        return bf_error(BELFRY_ESTATE, "commit without a reservation, or of more than was reserved");
+    if (bf_likely(conn->reservation == RESERVED_RING)) {
+        ring_commit(&conn->out, (uint8_t)kind, 0, id, size);
+        conn->committed = true;
+    } else if (conn->reservation == RESERVED_OUTBOX) {
+        struct outbox_message *message = conn->reserved_message;
+        message->kind = (uint8_t)kind;
+        message->id = id;
+        message->bytes = (uint32_t)size;
+        if (outbox_is_empty(&conn->outbox))
+            counter_add(&counters->stalls, 1);
+        outbox_put(&conn->outbox, message);
+        counter_add(&counters->outbox_bytes, (int64_t)size);
+        bf_shard_heat(conn->shard, conn->slot); /* so that the turn empties it */
+    } else {
+        bf_arena_free(&conn->shard->arena, conn->reserved_message);
+    }
+    conn->reservation = RESERVED_NONE;
+    counter_add(&counters->messages_out, 1);
+    counter_add(&counters->bytes_out, (int64_t)size);
+    bf_shard_touch(conn->shard, conn->slot);
+    return 0;
+}
+
+static void abort_reservation(struct belfry_conn *conn)
+{
+    if (conn->reservation == RESERVED_RING)
+        ring_abort(&conn->out);
+    else if (conn->reservation != RESERVED_NONE)
+        bf_arena_free(&conn->shard->arena, conn->reserved_message);
+    conn->reservation = RESERVED_NONE;
+}
+
+int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, const void *data, size_t size)
+{
+    void *room;
+    int rc = reserve(conn, size, kind == BELFRY_FAILURE, &room);
+    if (rc < 0)
+        return rc;
+    if (size > 0)
+        memcpy(room, data, size);
+    return commit(conn, kind, id, size);
+}
+
+int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *text)
+{
+    struct {
+        int32_t status;
+        char text[FAILURE_TEXT_MAX];
+    } failure = {.status = status};
+    _Static_assert(offsetof(__typeof__(failure), text) == offsetof(struct belfry_abi_failure, text), "the same shape");
+    size_t length = text == NULL ? 0 : strnlen(text, FAILURE_TEXT_MAX);
+    size_t room = conn->shard->pool.lobby->geometry.message_bytes_max - sizeof failure.status;
+    length = bf_min(length, room);
+    memcpy(failure.text, text == NULL ? "" : text, length);
+    return bf_conn_say(conn, BELFRY_FAILURE, id, &failure, sizeof failure.status + length);
+}
+
+/* --- public ------------------------------------------------------------------------------------------------------ */
+
+/* Is `m` the request being handled, and unanswered? */
+static int check_open(const struct belfry_conn *conn, const belfry_message *m)
+{
+    if (bf_unlikely(!conn->in_handler || !conn->request_open || m->id != conn->request_id || m->kind != BELFRY_REQUEST))
+        return bf_error(BELFRY_EANSWERED, "message %llu is not a request that still wants an answer",
+                        (unsigned long long)m->id);
+    return 0;
+}
+
+int belfry_reply(belfry_conn *conn, const belfry_message *m, const void *data, size_t size)
+{
+    int rc = check_open(conn, m);
+    if (rc == 0)
+        rc = bf_conn_say(conn, BELFRY_REPLY, m->id, data, size);
+    if (rc == 0)
+        conn->request_open = false;
+    return rc;
+}
+
+int belfry_reply_reserve(belfry_conn *conn, const belfry_message *m, size_t size, void **data)
+{
+    int rc = check_open(conn, m);
+    return rc == 0 ? reserve(conn, size, false, data) : rc;
+}
+
+int belfry_reply_commit(belfry_conn *conn, size_t size)
+{
+    int rc = commit(conn, BELFRY_REPLY, conn->request_id, size);
+    if (rc == 0)
+        conn->request_open = false;
+    return rc;
+}
+
+void belfry_reply_abort(belfry_conn *conn)
+{
+    abort_reservation(conn);
+}
+
+int belfry_fail(belfry_conn *conn, const belfry_message *m, int status, const char *text)
+{
+    if (status >= 0)
+        return bf_error(BELFRY_EOPTION, "a failure's status is negative, %d is not", status);
+    int rc = check_open(conn, m);
+    if (rc == 0)
+        rc = bf_conn_fail(conn, m->id, status, text);
+    if (rc == 0)
+        conn->request_open = false;
+    return rc;
+}
+
+int belfry_push(belfry_conn *conn, const void *data, size_t size)
+{
+    return bf_conn_say(conn, BELFRY_PUSH, 0, data, size);
+}
+
+void belfry_disconnect(belfry_conn *conn)
+{
+    conn->kicked = true;
+    bf_shard_heat(conn->shard, conn->slot);
+}
+
+void belfry_conn_set_user(belfry_conn *conn, void *pointer)
+{
+    conn->user = pointer;
+}
+
+void *belfry_conn_user(const belfry_conn *conn)
+{
+    return conn->user;
+}
+
+/* 6 bits of shard, 21 of slot, 29 of generation. */
+belfry_conn_id belfry_conn_get_id(const belfry_conn *conn)
+{
+    return (uint64_t)conn->shard->index << 50 | (uint64_t)conn->slot->number << 29 | conn->slot->generation;
+}
+
+uint32_t belfry_conn_shard(const belfry_conn *conn)
+{
+    return conn->shard->index;
+}
+
+uint32_t belfry_conn_slot(const belfry_conn *conn)
+{
+    return conn->slot->number;
+}
+
+uint32_t belfry_conn_uid(const belfry_conn *conn)
+{
+    return conn->slot->uid;
+}
+
+uint32_t belfry_conn_pid(const belfry_conn *conn)
+{
+    return conn->pid;
+}
+
+belfry_server *belfry_conn_server(const belfry_conn *conn)
+{
+    return conn->shard->server;
+}
+
+void *belfry_alloc(size_t size)
+{
+    struct bf_shard *shard = bf_shard_self();
+    return shard == NULL ? NULL : bf_arena_alloc(&shard->arena, size);
+}
+
+void belfry_free(void *pointer)
+{
+    struct bf_shard *shard = bf_shard_self();
+    if (pointer == NULL)
+        return;
+    INVARIANT(shard != NULL);
+    bf_arena_free(&shard->arena, pointer);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * shard.h: one thread, its uring, its slots, its conns. Nothing in here is shared with another shard.
+ *
+ * The turn is the only place where control flows (shard.c); listener.c knows who comes and goes, conn.c what they say,
+ * reply.c what is answered.
+ */
+#ifndef BF_SERVER_SHARD_H
+#define BF_SERVER_SHARD_H
+
+#include <pthread.h>
+
+#include "base/spin.h"
+#include "io/reactor.h"
+#include "server/arena.h"
+#include "server/outbox.h"
+#include "server/slot_pool.h"
+#include "shm/ring.h"
+
+struct bf_shard {
+    struct belfry_server *server;
+    const belfry_server_options *options; /* the server's copy */
+    const struct bf_log *log;
+    uint32_t index;
+    uint32_t cpu; /* to pin to; UINT32_MAX: do not pin */
+
+    struct bf_reactor reactor;
+    struct bf_slot_pool pool;
+    struct bf_arena arena;
+    struct bf_spin spin;
+    struct belfry_abi_shard *lobby;
+    belfry_counters *counters;
+    int lock_dir;
+    int service_dir;
+
+    /* conns */
+    struct bf_slot **hot; /* polled by the turn */
+    uint32_t hot_count;
+    struct bf_slot **parking; /* about to be left to their doorbells; for the last look */
+    uint32_t parking_count;
+    struct bf_slot **touched; /* something must be told after this turn's fence */
+    uint32_t touched_count;
+    uint32_t conn_count;
+    uint32_t waits_armed;
+
+    /* comings and goings */
+    struct bf_slot_queue dirty;
+    struct bf_slot_queue later;
+    bool rescan;
+    bool draining; /* another instance is current: refuse claims */
+
+    /* the slow sweep */
+    int64_t sweep_at_ns; /* 0: not planned */
+    int64_t sweep_interval_ns;
+    uint32_t turns_since_clock;
+
+    /* posted by other threads */
+    uint32_t mailbox_bell; /* a futex word */
+    bool stop_requested;
+    bool mailbox_armed;
+
+    bool stopping;
+    bool finished;
+
+    /* start-up handshake, under the server's mutex */
+    pthread_t thread;
+    bool thread_started;
+    bool reported;
+    int start_rc;
+    char start_error[512];
+};
+
+/* Run one shard: pthread_create's entry. The argument is a struct bf_shard with its first group filled in. */
+void *bf_shard_main(void *argument);
+
+/* Ask the shard to stop. Any thread, any signal handler. */
+void bf_shard_stop(struct bf_shard *shard);
+
+/* The shard whose thread is running, or NULL. */
+struct bf_shard *bf_shard_self(void);
+
+/* Put a slot with a conn among those that the turn polls; take it out. */
+void bf_shard_heat(struct bf_shard *shard, struct bf_slot *slot);
+void bf_shard_cool(struct bf_shard *shard, struct bf_slot *slot);
+
+/* This slot's client must be looked at after the turn's fence. */
+void bf_shard_touch(struct bf_shard *shard, struct bf_slot *slot);
+
+/* Make sure the wait on the slot's doorbell is armed: value first, then the entry. */
+void bf_shard_arm(struct bf_shard *shard, struct bf_slot *slot);
+
+#endif
