@@ -2,6 +2,7 @@
 /* error.c: codes to sentences, and the thread's last sentence. No locks, no allocation. */
 #include "base/error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,21 @@ int bf_error(int rc, const char *format, ...)
     return rc;
 }
 
+/* The system's code, or ours where it says more. */
+static int own_code(int rc)
+{
+    switch (rc) {
+    case -EMFILE:
+    case -ENFILE:
+        return BELFRY_ENOFILES;
+    case -ENOSPC:
+    case -EDQUOT:
+        return BELFRY_ENOSPACE;
+    default:
+        return rc;
+    }
+}
+
 int bf_error_errno(int rc, const char *format, ...)
 {
     va_list arguments;
@@ -36,6 +52,7 @@ int bf_error_errno(int rc, const char *format, ...)
     va_start(arguments, format);
     error_append_va(format, arguments);
     va_end(arguments);
+    rc = own_code(rc);
     bf_error_append(": %s", belfry_error_text(rc));
     return rc;
 }

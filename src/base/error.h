@@ -13,7 +13,10 @@
 /* Set this thread's sentence and return `rc`. */
 int bf_error(int rc, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
-/* The same with the system's words for a negative errno appended: "...: No space left on device". */
+/*
+ * The same for a negative errno, with its words appended: "...: Permission denied". Where belfry has a code of its own
+ * that names the remedy (descriptors, space), that code is returned in its place.
+ */
 int bf_error_errno(int rc, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
 /* Append to this thread's sentence, for a caller that knows the remedy. */

@@ -157,13 +157,6 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
         return TRY_IN_TRANSIT;
     if (c->lock_fd == -ENOENT)
         return -ESTALE;
-    if (c->lock_fd == -EMFILE || c->lock_fd == -ENFILE)
-        return bf_error(BELFRY_ENOFILES,
-                        "no descriptor left for a slot's lock: raise RLIMIT_NOFILE; it is %llu and each "
-                        "connection takes two",
-                        (unsigned long long)bf_os_file_count_max());
-    if (c->lock_fd == -ENOSPC)
-        return bf_error(BELFRY_ENOSPACE, "no room for a lock file: the shared-memory file system is full");
     if (c->lock_fd < 0)
         return bf_error_errno(c->lock_fd, "cannot make lock file %s", name);
 
@@ -197,7 +190,7 @@ static uint64_t some_number(const struct belfry_client *c)
     return x ^ x >> 31;
 }
 
-/* Any shard, unless another is clearly less busy: the count lags, and everybody would run to the same one. */
+/* Any shard, unless another is clearly less busy; and then not everybody at once: the count lags. */
 static uint32_t choose_shard(const struct belfry_client *c, uint64_t random)
 {
     uint32_t shards = c->lobby.geometry.shards;
@@ -207,7 +200,7 @@ static uint32_t choose_shard(const struct belfry_client *c, uint64_t random)
             least = i;
     uint32_t low = load_relaxed(&lobby_shard(&c->lobby, least)->active);
     uint32_t high = load_relaxed(&lobby_shard(&c->lobby, any)->active);
-    return high > low + low / 8 ? least : any;
+    return high > low + 2 + low / 16 && random >> 62 != 0 ? least : any;
 }
 
 static int open_locks(int instance_dir, uint32_t shard)

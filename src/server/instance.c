@@ -94,12 +94,6 @@ static int make_dirs(struct bf_instance *instance, uint32_t shards)
         snprintf(name, sizeof name, "shard-%" PRIu32, shard);
         rc = bf_os_make_dir(instance->dir, name, DIR_MODE);
     }
-    if (rc == -ENOSPC)
-        return bf_error(BELFRY_ENOSPACE,
-                        "no inode or memory left for the instance's directory: make the file system larger");
-    if (rc == -EMFILE || rc == -ENFILE)
-        return bf_error(BELFRY_ENOFILES, "no descriptor left: raise RLIMIT_NOFILE, it is %" PRIu64,
-                        bf_os_file_count_max());
     return rc < 0 ? bf_error_errno(rc, "cannot make the instance's directory") : 0;
 }
 
@@ -114,7 +108,10 @@ int bf_instance_make(struct bf_instance *instance, const struct bf_place *place,
     if (rc == 0) {
         uint64_t highest = bf_place_current(instance->service_dir);
         rc = bf_os_list(instance->service_dir, highest_number, &highest);
-        instance->number = highest + 1;
+        if (rc < 0)
+            rc = bf_error_errno(rc, "cannot list the instances of \"%s\"", place->service);
+        else
+            instance->number = highest + 1;
     }
     if (rc == 0)
         rc = make_dirs(instance, shards);

@@ -125,8 +125,8 @@ static void take_bell(struct bf_shard *s, const struct bf_event *event)
 static void look_at_current(struct bf_shard *s)
 {
     uint64_t current = bf_place_current(s->service_dir);
-    if (s->draining || current == s->pool.lobby->geometry.instance || current == 0)
-        return;
+    if (s->draining || current <= s->pool.lobby->geometry.instance)
+        return; /* a lower number: our own start has not swung the link yet */
     bf_log(s->log, BELFRY_LOG_INFO, "shard %u drains: instance %llu is current now", s->index,
            (unsigned long long)current);
     s->draining = s->pool.closing = true;

@@ -191,11 +191,6 @@ int bf_lobby_attach(struct bf_lobby *lobby, int instance_dir)
     lobby->fd = bf_os_open(instance_dir, PLACE_LOBBY, BF_OS_READ, 0);
     if (lobby->fd == -ENOENT)
         return bf_error(BELFRY_ENOSERVICE, "the instance has no lobby: the server is gone or still starting");
-    if (lobby->fd == -EMFILE || lobby->fd == -ENFILE)
-        return bf_error(BELFRY_ENOFILES,
-                        "no descriptor left for the lobby: raise RLIMIT_NOFILE; it is %" PRIu64
-                        " and each connection takes two",
-                        bf_os_file_count_max());
     if (lobby->fd < 0)
         return bf_error_errno(lobby->fd, "cannot open the lobby");
     int rc = bf_os_stat(lobby->fd, &file);

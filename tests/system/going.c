@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/* going.c: clients and servers that go, cleanly or not, and what the others notice. */
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "house.h"
+
+TestSuite(going, .timeout = 120);
+
+/* --- clients -------------------------------------------------------------------------------------------------------- */
+
+/* Attached, in a slot that it tells, calling without end until it is killed. */
+static int caller(struct house *house, void *argument)
+{
+    uint32_t *slot = argument;
+    belfry_client *c;
+    if (house_connect_rc(house, &c) < 0)
+        return 1;
+    __atomic_store_n(slot, belfry_client_slot(c) + 1, __ATOMIC_RELEASE);
+    for (uint64_t i = 0;; i++)
+        if (house_echo(c, i, i % 300) < 0)
+            return 2;
+}
+
+static bool has_lock(const struct house *house, uint32_t slot)
+{
+    char ending[32];
+    snprintf(ending, sizeof ending, "/slot_%u.lock", slot);
+    return house_files(house, ending) == 1;
+}
+
+Test(going, fifty_killed_clients_leave_and_the_survivors_stay)
+{
+    enum { ALL = 100, KILLED = 50 };
+    struct house house;
+    pid_t pids[ALL];
+    house_init(&house);
+    house_start(&house);
+    uint32_t *slots = mmap(NULL, ALL * sizeof *slots, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < ALL; i++)
+        pids[i] = house_process(caller, &house, &slots[i]);
+    cr_assert(house_wait(&house, house_active_is, ALL, 30));
+    for (int i = 0; i < KILLED; i++)
+        kill(pids[i], SIGKILL);
+    for (int i = 0; i < KILLED; i++)
+        cr_assert_eq(house_reap(pids[i], 10), 128 + SIGKILL);
+    cr_assert(house_wait(&house, house_active_is, ALL - KILLED, 2), "two seconds later the dead are gone");
+    usleep(100000); /* house-keeping may be warming a slot under a lock of its own */
+    cr_assert_eq(house_files(&house, ".lock"), ALL - KILLED, "the lock files are the survivors'");
+    for (int i = KILLED; i < ALL; i++)
+        cr_assert(has_lock(&house, slots[i] - 1), "slot %u lost its lock", slots[i] - 1);
+    cr_assert_eq(house_stats(&house).total.ends[BELFRY_END_DIED], KILLED);
+    cr_assert_eq(house_stop(&house), 0);
+    for (int i = KILLED; i < ALL; i++)
+        cr_assert_eq(house_reap(pids[i], 10), 2, "the others were served until the server stopped");
+    munmap(slots, ALL * sizeof *slots);
+    house_clear(&house);
+}
+
+static bool ends_are(const struct house *house, uint64_t value)
+{
+    return house_stats(house).total.ends[BELFRY_END_LOCK_GONE] == value;
+}
+
+Test(going, a_lock_file_that_vanishes_ends_its_conn)
+{
+    struct house house;
+    char path[256];
+    house_init(&house);
+    house_start(&house);
+    belfry_client *c = house_connect(&house), *other = house_connect(&house);
+    cr_assert_eq(house_echo(c, 1, 64), 0);
+    cr_assert_eq(house_echo(other, 1, 64), 0);
+    snprintf(path, sizeof path, "%s/%s/1/shard-%u/slot_%u.lock", house.root, SERVICE, belfry_client_shard(c),
+             belfry_client_slot(c));
+    cr_assert_eq(unlink(path), 0);
+    cr_assert(house_wait(&house, ends_are, 1, 5));
+    cr_assert_eq(house_echo(c, 2, 64), BELFRY_EGONE);
+    cr_assert_eq(house_echo(other, 2, 64), 0);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+Test(going, a_handler_can_end_the_conn_and_fail_a_request)
+{
+    struct house house;
+    belfry_message reply;
+    house_init(&house);
+    house_start(&house);
+    belfry_client *c = house_connect(&house);
+    cr_assert_eq(belfry_call(c, WORD_FAIL, 4, &reply, SECONDS(10)), BELFRY_EUSER - 7);
+    cr_assert_not_null(strstr(belfry_last_error(), "as you wished"));
+    cr_assert_eq(belfry_call(c, WORD_QUIET, 5, &reply, SECONDS(10)), BELFRY_EUNANSWERED);
+    cr_assert_eq(belfry_call(c, WORD_KICK, 4, &reply, SECONDS(10)), BELFRY_EUNANSWERED);
+    cr_assert_eq(house_echo(c, 1, 64), BELFRY_EGONE);
+    cr_assert_eq(house_stats(&house).total.ends[BELFRY_END_KICKED], 1);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+/* --- servers -------------------------------------------------------------------------------------------------------- */
+
+/* Receive until something ends it: 10 = told that the server is gone; *argument counts those that wait. */
+static int waiter(struct house *house, void *argument)
+{
+    belfry_client *c;
+    belfry_message m;
+    if (house_connect_rc(house, &c) < 0 || house_echo(c, 1, 64) < 0)
+        return 1;
+    __atomic_fetch_add((uint32_t *)argument, 1, __ATOMIC_RELEASE);
+    int rc = belfry_receive(c, &m, BELFRY_FOREVER);
+    return rc == BELFRY_EGONE ? 10 : 2;
+}
+
+static void wait_for_count(const uint32_t *count, uint32_t value)
+{
+    for (int64_t deadline = SECONDS(30); __atomic_load_n(count, __ATOMIC_ACQUIRE) < value; usleep(1000))
+        cr_assert(belfry_now_ns() < deadline, "only %u of %u clients wait", *count, value);
+}
+
+static void everybody_is_told(int how, int seconds)
+{
+    enum { WAITERS = 100 };
+    struct house house;
+    pid_t pids[WAITERS];
+    house_init(&house);
+    pid_t server = house_start(&house);
+    uint32_t *count = mmap(NULL, sizeof *count, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < WAITERS; i++)
+        pids[i] = house_process(waiter, &house, count);
+    wait_for_count(count, WAITERS);
+    usleep(200000); /* let them fall asleep */
+    kill(server, how);
+    int64_t killed = belfry_now_ns();
+    for (int i = 0; i < WAITERS; i++)
+        cr_assert_eq(house_reap(pids[i], 30), 10);
+    cr_assert_lt(belfry_now_ns() - killed, seconds * 1000000000ll, "told too late");
+    cr_assert_eq(house_reap(server, 10), how == SIGKILL ? 128 + SIGKILL : 0);
+    house.server = 0;
+    munmap(count, sizeof *count);
+    house_clear(&house);
+}
+
+Test(going, clients_that_wait_are_told_when_the_server_is_killed)
+{
+    everybody_is_told(SIGKILL, 2);
+}
+
+Test(going, clients_that_wait_are_told_when_the_server_stops)
+{
+    everybody_is_told(SIGTERM, 2);
+}
+
+Test(going, a_call_in_flight_ends_when_the_server_is_killed)
+{
+    struct house house;
+    belfry_message reply;
+    uint64_t id;
+    house_init(&house);
+    pid_t server = house_start(&house);
+    belfry_client *c = house_connect(&house);
+    cr_assert_eq(house_echo(c, 1, 64), 0);
+    int status;
+    kill(server, SIGSTOP);
+    cr_assert_eq(waitpid(server, &status, WUNTRACED), server);
+    cr_assert_eq(belfry_send(c, "x", 1, &id), 0);
+    kill(server, SIGKILL);
+    cr_assert_eq(belfry_receive(c, &reply, SECONDS(20)), BELFRY_EGONE);
+    cr_assert_eq(belfry_send(c, "x", 1, &id), BELFRY_EGONE);
+    belfry_close(c);
+    house_clear(&house);
+}
+
+Test(going, a_killed_server_starts_again_and_the_dead_instance_is_swept)
+{
+    struct house house;
+    belfry_client *early;
+    house_init(&house);
+    pid_t server = house_start(&house);
+    belfry_client *c = house_connect(&house);
+    cr_assert_eq(house_echo(c, 1, 64), 0);
+    cr_assert_eq(belfry_client_instance(c), 1);
+    kill(server, SIGKILL);
+    cr_assert_eq(house_reap(server, 10), 128 + SIGKILL);
+    cr_assert_eq(house_connect_rc(&house, &early), BELFRY_ENOSERVICE, "a dead server is no service");
+    cr_assert_eq(house_echo(c, 2, 64), BELFRY_EGONE);
+    belfry_close(c);
+    house_start(&house);
+    cr_assert_eq(house_files(&house, "lobby"), 1, "the dead instance was swept");
+    c = house_connect(&house);
+    cr_assert_eq(belfry_client_instance(c), 2);
+    cr_assert_eq(house_echo(c, 3, 64), 0);
+    belfry_close(c);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+Test(going, a_second_server_of_the_name_replaces_the_first_which_serves_its_own_to_the_end)
+{
+    struct house first, second;
+    house_init(&first);
+    second = first;
+    house_start(&first);
+    belfry_client *old = house_connect(&first);
+    cr_assert_eq(house_echo(old, 1, 64), 0);
+    house_start(&second);
+    belfry_client *new = house_connect(&second);
+    cr_assert_eq(belfry_client_instance(old), 1);
+    cr_assert_eq(belfry_client_instance(new), 2);
+    for (uint64_t i = 0; i < 100; i++) {
+        cr_assert_eq(house_echo(old, i, 64), 0);
+        cr_assert_eq(house_echo(new, i, 64), 0);
+    }
+    belfry_close(old);
+    cr_assert_eq(house_reap(first.server, 20), 0, "when its last client has left the first server ends");
+    cr_assert_eq(house_echo(new, 7, 64), 0);
+    belfry_close(new);
+    cr_assert_eq(house_stop(&second), 0);
+    house_clear(&second);
+}
+
+Test(going, many_servers_of_one_name_at_once_leave_one)
+{
+    enum { SERVERS = 8 };
+    struct house house[SERVERS];
+    house_init(&house[0]);
+    house[0].options.warm_pool = 2;
+    house[0].options.max_slots = 8;
+    for (int i = 0; i < SERVERS; i++) {
+        if (i > 0)
+            house[i] = house[0], house[i].server = 0;
+        house_start(&house[i]);
+    }
+    for (int i = 0; i < SERVERS - 1; i++)
+        cr_assert_eq(house_reap(house[i].server, 20), 0, "server %d was replaced and has no clients", i);
+    belfry_client *c = house_connect(&house[0]);
+    cr_assert_eq(belfry_client_instance(c), SERVERS);
+    belfry_close(c);
+    cr_assert_eq(house_files(&house[0], "lobby"), 1);
+    cr_assert_eq(house_stop(&house[SERVERS - 1]), 0);
+    house_clear(&house[0]);
+}

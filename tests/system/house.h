@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * house.h: real processes for the system tests: a server in one, clients in others.
+ *
+ * Every process started here dies with the test (PR_SET_PDEATHSIG). The number of shards comes from BELFRY_TEST_SHARDS,
+ * so that the same program runs with one and with two. Each test gets a root of its own under BELFRY_ROOT.
+ */
+#ifndef TESTS_SYSTEM_HOUSE_H
+#define TESTS_SYSTEM_HOUSE_H
+
+#include <sys/types.h>
+
+#include <belfry/belfry.h>
+
+#define SERVICE "house"
+#define SECONDS(n) belfry_in_ms((int64_t)(n)*1000)
+
+/* The echo server of the tests. Its handler knows a few words: */
+#define WORD_QUIET "quiet" /* ... is not answered */
+#define WORD_FAIL "fail"   /* ... is failed with BELFRY_EUSER - 7 and "as you wished" */
+#define WORD_KICK "kick"   /* ... ends the conn */
+
+struct house {
+    char root[128];
+    belfry_server_options options;
+    pid_t server;
+};
+
+/* Make a root; `house->options` has the defaults of the tests and may be changed before house_start(). */
+void house_init(struct house *house);
+
+/* Start a server process and wait until it serves. Returns its pid; asserts that it came up. */
+pid_t house_start(struct house *house);
+
+/* Start one that is expected to fail: returns the code from belfry_server_start(). */
+int house_start_rc(struct house *house);
+
+/* SIGTERM, and its exit status. */
+int house_stop(struct house *house);
+
+/* Remove what is left: the server by SIGKILL, the root with everything in it. */
+void house_clear(struct house *house);
+
+/* Run `body` in a process of its own that dies with us; it exits with what body returns. */
+pid_t house_process(int (*body)(struct house *house, void *argument), struct house *house, void *argument);
+
+/* Wait for a process: its exit status, or 128 + the signal. Asserts that it ends within `seconds`. */
+int house_reap(pid_t pid, int seconds);
+
+/* Connect from this process; asserts success. */
+belfry_client *house_connect(const struct house *house);
+int house_connect_rc(const struct house *house, belfry_client **out);
+
+/* One echo of a checked payload. 0, or the code (-EBADMSG when the echo differs). */
+int house_echo(belfry_client *c, uint64_t number, size_t bytes);
+
+/* Counters of the service; asserts that there is one. */
+belfry_statistics house_stats(const struct house *house);
+
+/* Look until `condition(house, value)` holds, for at most `seconds`. */
+bool house_wait(const struct house *house, bool (*condition)(const struct house *house, uint64_t value), uint64_t value,
+                int seconds);
+bool house_active_is(const struct house *house, uint64_t value);
+
+/* How many files below the root have names that end so. */
+unsigned house_files(const struct house *house, const char *ending);
+
+/* Lines in /proc/PID/NAME, entries in /proc/PID/fd, a field of /proc/PID/status in bytes. */
+unsigned house_proc_lines(pid_t pid, const char *name);
+unsigned house_proc_entries(pid_t pid, const char *name);
+uint64_t house_proc_status(pid_t pid, const char *field);
+
+uint32_t house_shards(void);
+
+#endif
