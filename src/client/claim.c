@@ -181,26 +181,36 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
 
 /* --- which slot ---------------------------------------------------------------------------------------------------- */
 
-/* Different for every connect, so that clients start their search at different slots. */
-static uint64_t some_number(const struct belfry_client *c)
+static uint64_t mix(uint64_t x)
 {
-    uint64_t x = (uint64_t)bf_os_now_ns() ^ (uint64_t)bf_os_pid() << 32 ^ (uintptr_t)c;
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
     x = (x ^ x >> 27) * 0x94d049bb133111ebull;
     return x ^ x >> 31;
 }
 
-/* Any shard, unless another is clearly less busy; and then not everybody at once: the count lags. */
+/* Different for every connect, so that clients start their search at different slots. */
+static uint64_t some_number(const struct belfry_client *c)
+{
+    return mix((uint64_t)bf_os_now_ns() ^ (uint64_t)bf_os_pid() << 32 ^ (uintptr_t)c);
+}
+
+/*
+ * Each process takes the shards in turn, beginning anywhere. If one shard is busier than another, some of the clients
+ * that would have come to it go to the least busy one instead: the more, the larger the difference. Not all of them,
+ * since the counts lag and everybody would run to the same one.
+ */
 static uint32_t choose_shard(const struct belfry_client *c, uint64_t random)
 {
+    static uint32_t turn;
     uint32_t shards = c->lobby.geometry.shards;
-    uint32_t any = (uint32_t)(random % shards), least = any;
+    uint32_t mine = ((uint32_t)mix(bf_os_pid()) + __atomic_fetch_add(&turn, 1, __ATOMIC_RELAXED)) % shards,
+             least = mine;
     for (uint32_t i = 0; i < shards; i++)
         if (load_relaxed(&lobby_shard(&c->lobby, i)->active) < load_relaxed(&lobby_shard(&c->lobby, least)->active))
             least = i;
     uint32_t low = load_relaxed(&lobby_shard(&c->lobby, least)->active);
-    uint32_t high = load_relaxed(&lobby_shard(&c->lobby, any)->active);
-    return high > low + 2 + low / 16 && random >> 62 != 0 ? least : any;
+    uint32_t high = load_relaxed(&lobby_shard(&c->lobby, mine)->active);
+    return high > low && random % (high + low) < high - low ? least : mine;
 }
 
 static int open_locks(int instance_dir, uint32_t shard)
@@ -236,27 +246,63 @@ static int try_shard(struct belfry_client *c, int instance_dir, uint32_t shard, 
     return rc;
 }
 
+struct search {
+    int instance_dir;
+    uint32_t mine; /* the shard that was chosen */
+    uint64_t random;
+    unsigned in_transit;
+    int64_t deadline_ns;
+};
+
+/* The shards other than the chosen one; with `not_busier`, only those that have not more clients. */
+static int try_others(struct belfry_client *c, struct search *s, enum belfry_abi_state wanted, bool not_busier)
+{
+    uint32_t shards = c->lobby.geometry.shards;
+    uint32_t active = load_relaxed(&lobby_shard(&c->lobby, s->mine)->active);
+    int rc = TRY_NEXT;
+    for (uint32_t i = 1; i < shards && rc > 0; i++) {
+        uint32_t shard = (s->mine + i) % shards;
+        if (not_busier && load_relaxed(&lobby_shard(&c->lobby, shard)->active) > active)
+            continue;
+        rc = try_shard(c, s->instance_dir, shard, wanted, s->random, &s->in_transit, s->deadline_ns);
+    }
+    return rc;
+}
+
+/* A warm slot is quicker, but not at the price of a lopsided server: a busier shard's come last. */
+static int try_all(struct belfry_client *c, struct search *s)
+{
+    int rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_WARM, s->random, &s->in_transit, s->deadline_ns);
+    if (rc > 0)
+        rc = try_others(c, s, BELFRY_SLOT_WARM, true);
+    if (rc > 0)
+        rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_COLD, s->random, &s->in_transit, s->deadline_ns);
+    if (rc > 0)
+        rc = try_others(c, s, BELFRY_SLOT_WARM, false);
+    if (rc > 0)
+        rc = try_others(c, s, BELFRY_SLOT_COLD, false);
+    return rc;
+}
+
 int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_ns)
 {
     const struct bf_geometry *g = &c->lobby.geometry;
-    const enum belfry_abi_state order[] = {BELFRY_SLOT_WARM, BELFRY_SLOT_COLD};
     int64_t patience_ns = bf_min(deadline_ns, bf_os_now_ns() + FULL_PATIENCE_NS);
-    unsigned in_transit;
-    do {
+    for (;;) {
         uint64_t random = some_number(c);
-        uint32_t first = choose_shard(c, random);
-        in_transit = 0;
-        for (int kind = 0; kind < 2; kind++)
-            for (uint32_t i = 0; i < g->shards; i++) {
-                int rc = try_shard(c, instance_dir, (first + i) % g->shards, order[kind], random >> 16, &in_transit,
-                                   deadline_ns);
-                if (rc <= 0)
-                    return rc;
-            }
+        struct search search = {.instance_dir = instance_dir,
+                                .mine = choose_shard(c, random),
+                                .random = random >> 16,
+                                .deadline_ns = deadline_ns};
+        int rc = try_all(c, &search);
+        if (rc <= 0)
+            return rc;
+        if (search.in_transit == 0 || bf_os_now_ns() >= patience_ns)
+            break;
         uint32_t never = 0;
         struct bf_os_wait pause = {&never, 0};
         bf_os_wait(&pause, 1, bf_os_now_ns() + FULL_PAUSE_NS);
-    } while (in_transit > 0 && bf_os_now_ns() < patience_ns);
+    }
     return bf_error(BELFRY_EFULL, "all %u slots of \"%s\" are taken: try later, or raise max_slots", g->max_slots,
                     g->service);
 }

@@ -29,7 +29,9 @@ void bf_listener_event(struct bf_shard *shard, const char *name)
         bf_claim_remove_junk(shard->lock_dir, name);
         return;
     }
-    slot_queue_put(&shard->dirty, &shard->pool.slots[number / g->shards]);
+    struct bf_slot *slot = &shard->pool.slots[number / g->shards];
+    slot->hinted = slot->phase == SLOT_OPEN;
+    slot_queue_put(&shard->dirty, slot);
 }
 
 static int rescan_entry(void *context, const char *name)
@@ -196,8 +198,7 @@ static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const str
         conn_dies(shard, slot);
         return;
     }
-    slot->hinted = true; /* the kernel says "closed" before it drops the lock: now, soon, and in the sweep */
-    if (slot->looks < 3)
+    if (slot->hinted && slot->looks < 3) /* the kernel says "closed" before it drops the lock: soon, and in the sweep */
         look_later(shard, slot);
 }
 
