@@ -43,7 +43,8 @@ typedef struct belfry_counters {
     uint64_t outbox_bytes;         /* in all outboxes now */
     uint64_t allocated_bytes;      /* of the shard's arena, now */
     uint64_t turns;                /* of the shard's loop */
-    uint64_t reserved[16];
+    uint64_t polls_won;            /* times polling found work before the shard went to sleep */
+    uint64_t reserved[15];
 } belfry_counters;
 
 typedef struct belfry_statistics {

@@ -126,7 +126,7 @@ bool bf_os_spinning_is_free(void)
     static int answer; /* 0: not yet known; benign race, both answers are the same */
     int known = __atomic_load_n(&answer, __ATOMIC_RELAXED);
     if (known == 0) {
-        known = bf_os_cpus(NULL, 0) > 1 && !quota_is_tight() ? 1 : 2;
+        known = sysconf(_SC_NPROCESSORS_ONLN) > 1 && !quota_is_tight() ? 1 : 2;
         __atomic_store_n(&answer, known, __ATOMIC_RELAXED);
     }
     return known == 1;

@@ -26,7 +26,8 @@ uint64_t bf_os_file_count_max(void); /* RLIMIT_NOFILE, soft */
 int bf_os_cpus(uint32_t *cpus, int max);
 int bf_os_pin(uint32_t cpu); /* the calling thread */
 
-/* False when polling would take the processor from the peer: one allowed core, or a cgroup quota below one core. */
+/* False when polling can only take the processor from the peer: one core in all, or a cgroup quota below one core. That
+   the calling thread is pinned says nothing: the peer may be elsewhere. */
 bool bf_os_spinning_is_free(void);
 
 /* --- files and directories; `dir` is a descriptor or BF_OS_CWD --- */

@@ -35,7 +35,7 @@ struct bf_spin {
     uint32_t rest_next;
 };
 
-/* `spin` must not be BELFRY_SPIN_DEFAULT. With a single allowed core, or a tight cgroup quota, polling is off. */
+/* `spin` must not be BELFRY_SPIN_DEFAULT. With a single core, or a tight cgroup quota, polling is off. */
 void bf_spin_init(struct bf_spin *s, enum belfry_spin spin);
 
 /* A wait begins: nothing was there. */

@@ -430,8 +430,10 @@ static void run(struct bf_shard *s)
     bool polling = false;
     while (!s->finished) {
         if (turn(s)) {
-            if (polling)
+            if (polling) {
                 bf_spin_won(&s->spin);
+                counter_add(&s->counters->polls_won, 1);
+            }
             polling = false;
             continue;
         }

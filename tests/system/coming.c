@@ -118,6 +118,25 @@ Test(coming, a_million_messages_come_back_whole_and_in_order)
     house_clear(&house);
 }
 
+Test(coming, a_busy_server_polls_and_is_not_rung)
+{
+    struct house house;
+    if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+        cr_skip_test("needs two processors: with one, polling is off");
+    house_init(&house);
+    house_start(&house);
+    belfry_client *c = house_connect(&house);
+    uint64_t calls = 0;
+    int64_t deadline = SECONDS(20);
+    while (house_stats(&house).total.polls_won < 1000 && belfry_now_ns() < deadline)
+        for (int i = 0; i < 1000; i++)
+            cr_assert_eq(house_echo(c, calls++, 64), 0);
+    cr_assert_geq(house_stats(&house).total.polls_won, 1000, "in %lu calls polling never paid", calls);
+    belfry_close(c);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
 /* --- many ----------------------------------------------------------------------------------------------------------- */
 
 enum { CROWD = 1000, CROWD_PROCESSES = 50 };
