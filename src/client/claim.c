@@ -19,10 +19,10 @@
 
 #define LOCK_MODE 0600u
 #define STATE_SLICE_NS 50000000ll    /* somebody may rob a lobby word of its waiters: look again */
-#define FULL_PATIENCE_NS 250000000ll /* slots that are changing hands are worth waiting for */
-#define FULL_PAUSE_NS 1000000ll
+#define FULL_PATIENCE_NS 250000000ll /* whoever has just left may still look attached: worth waiting for */
+#define FULL_PAUSE_NS 1000000ll      /* doubles each time */
 
-enum try_result { TRY_GOT = 0, TRY_NEXT = 1, TRY_IN_TRANSIT = 2 };
+enum try_result { TRY_GOT = 0, TRY_NEXT = 1 };
 
 /* --- segments ----------------------------------------------------------------------------------------------------- */
 
@@ -139,14 +139,12 @@ static void say_hello(struct belfry_client *c)
     store_release(&c->send->hello, BELFRY_HELLO); /* partner: listener.c, hello_is_there */
 }
 
-/* TRY_GOT; TRY_NEXT or TRY_IN_TRANSIT: not this one; -ESTALE: not this instance; or a code. */
+/* TRY_GOT; TRY_NEXT: not this one; -ESTALE: not this instance; or a code. */
 static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enum belfry_abi_state wanted,
                     int64_t deadline_ns)
 {
     char name[SEGMENT_NAME_BYTES];
     uint32_t word = load_acquire(&lobby_slot(&c->lobby, c->slot)->state); /* the generation BEFORE the file is made */
-    if (BELFRY_SLOT_STATE_OF(word) == BELFRY_SLOT_CLOSED)
-        return TRY_IN_TRANSIT;
     if (BELFRY_SLOT_STATE_OF(word) != wanted)
         return TRY_NEXT;
     c->generation = BELFRY_SLOT_GENERATION(word);
@@ -154,7 +152,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
     bf_lock_name(name, c->slot);
     c->lock_fd = bf_os_open(lock_dir, name, BF_OS_WRITE | BF_OS_CREATE_NEW, LOCK_MODE);
     if (c->lock_fd == -EEXIST)
-        return TRY_IN_TRANSIT;
+        return TRY_NEXT;
     if (c->lock_fd == -ENOENT)
         return -ESTALE;
     if (c->lock_fd < 0)
@@ -175,7 +173,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
     bf_os_close(c->lock_fd); /* the server sees that, and takes the slot back */
     c->lock_fd = -1;
     if (rc == -EAGAIN || (rc == -ESTALE && !stale_instance))
-        return TRY_IN_TRANSIT;
+        return TRY_NEXT;
     return rc;
 }
 
@@ -223,9 +221,9 @@ static int open_locks(int instance_dir, uint32_t shard)
     return dir < 0 ? bf_error_errno(dir, "cannot open %s", name) : dir;
 }
 
-/* All slots of one shard that are in state `wanted`. As try_slot(); *in_transit counts those that may come free. */
+/* All slots of one shard that are in state `wanted`. As try_slot(). */
 static int try_shard(struct belfry_client *c, int instance_dir, uint32_t shard, enum belfry_abi_state wanted,
-                     uint64_t random, unsigned *in_transit, int64_t deadline_ns)
+                     uint64_t random, int64_t deadline_ns)
 {
     const struct bf_geometry *g = &c->lobby.geometry;
     c->shard = lobby_shard(&c->lobby, shard);
@@ -239,8 +237,6 @@ static int try_shard(struct belfry_client *c, int instance_dir, uint32_t shard, 
         uint32_t index = (uint32_t)((random + i) % g->slots_per_shard);
         c->slot = index * g->shards + shard;
         rc = try_slot(c, instance_dir, lock_dir, wanted, deadline_ns);
-        if (rc == TRY_IN_TRANSIT)
-            ++*in_transit;
     }
     bf_os_close(lock_dir);
     return rc;
@@ -250,7 +246,6 @@ struct search {
     int instance_dir;
     uint32_t mine; /* the shard that was chosen */
     uint64_t random;
-    unsigned in_transit;
     int64_t deadline_ns;
 };
 
@@ -264,7 +259,7 @@ static int try_others(struct belfry_client *c, struct search *s, enum belfry_abi
         uint32_t shard = (s->mine + i) % shards;
         if (not_busier && load_relaxed(&lobby_shard(&c->lobby, shard)->active) > active)
             continue;
-        rc = try_shard(c, s->instance_dir, shard, wanted, s->random, &s->in_transit, s->deadline_ns);
+        rc = try_shard(c, s->instance_dir, shard, wanted, s->random, s->deadline_ns);
     }
     return rc;
 }
@@ -272,11 +267,11 @@ static int try_others(struct belfry_client *c, struct search *s, enum belfry_abi
 /* A warm slot is quicker, but not at the price of a lopsided server: a busier shard's come last. */
 static int try_all(struct belfry_client *c, struct search *s)
 {
-    int rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_WARM, s->random, &s->in_transit, s->deadline_ns);
+    int rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_WARM, s->random, s->deadline_ns);
     if (rc > 0)
         rc = try_others(c, s, BELFRY_SLOT_WARM, true);
     if (rc > 0)
-        rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_COLD, s->random, &s->in_transit, s->deadline_ns);
+        rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_COLD, s->random, s->deadline_ns);
     if (rc > 0)
         rc = try_others(c, s, BELFRY_SLOT_WARM, false);
     if (rc > 0)
@@ -288,7 +283,7 @@ int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_
 {
     const struct bf_geometry *g = &c->lobby.geometry;
     int64_t patience_ns = bf_min(deadline_ns, bf_os_now_ns() + FULL_PATIENCE_NS);
-    for (;;) {
+    for (int64_t pause_ns = FULL_PAUSE_NS;; pause_ns *= 2) {
         uint64_t random = some_number(c);
         struct search search = {.instance_dir = instance_dir,
                                 .mine = choose_shard(c, random),
@@ -297,11 +292,12 @@ int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_
         int rc = try_all(c, &search);
         if (rc <= 0)
             return rc;
-        if (search.in_transit == 0 || bf_os_now_ns() >= patience_ns)
+        int64_t now = bf_os_now_ns();
+        if (now >= patience_ns)
             break;
         uint32_t never = 0;
         struct bf_os_wait pause = {&never, 0};
-        bf_os_wait(&pause, 1, bf_os_now_ns() + FULL_PAUSE_NS);
+        bf_os_wait(&pause, 1, bf_min(now + pause_ns, patience_ns));
     }
     return bf_error(BELFRY_EFULL, "all %u slots of \"%s\" are taken: try later, or raise max_slots", g->max_slots,
                     g->service);

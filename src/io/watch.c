@@ -52,13 +52,14 @@ int bf_watch_add_service(int fd, const char *path)
 bool bf_watch_next(const void *buffer, size_t bytes, size_t *offset, struct watch_change *change)
 {
     struct inotify_event record;
-    if (bytes - *offset < sizeof record)
+    size_t left = bytes - *offset;
+    if (left < sizeof record)
         return false;
     const char *at = (const char *)buffer + *offset;
     memcpy(&record, at, sizeof record);
-    *offset += sizeof record + record.len;
-    if (*offset > bytes)
+    if (left - sizeof record < record.len)
         return false;
+    *offset += sizeof record + record.len;
     *change = (struct watch_change){
         .name = record.len > 0 ? at + sizeof record : "",
         .watch = record.wd,

@@ -2,8 +2,11 @@
 /* coming.c: clients that come: first message, many clients, pool, limits. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -132,6 +135,79 @@ Test(coming, a_busy_server_polls_and_is_not_rung)
         for (int i = 0; i < 1000; i++)
             cr_assert_eq(house_echo(c, calls++, 64), 0);
     cr_assert_geq(house_stats(&house).total.polls_won, 1000, "in %lu calls polling never paid", calls);
+    belfry_close(c);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+/* Make and remove files in a shard's lock directory until inotify must have lost events. */
+static void overflow_watch(const struct house *house, uint32_t shard)
+{
+    char path[256];
+    for (int i = 0; i < 40000; i++) { /* two events each; the queue holds 16,384 by default */
+        snprintf(path, sizeof path, "%s/%s/1/shard-%u/.x%d", house->root, SERVICE, shard, i);
+        int fd = open(path, O_CREAT | O_WRONLY, 0600);
+        cr_assert_geq(fd, 0);
+        close(fd);
+        unlink(path);
+    }
+}
+
+Test(coming, clients_that_came_and_went_while_inotify_lost_events_are_found)
+{
+    struct house house;
+    belfry_client *before[4], *during[8];
+    int status;
+    house_init(&house);
+    pid_t server = house_start(&house);
+    for (int i = 0; i < 4; i++) {
+        before[i] = house_connect(&house);
+        cr_assert_eq(house_echo(before[i], 1, 64), 0);
+    }
+    kill(server, SIGSTOP);
+    cr_assert_eq(waitpid(server, &status, WUNTRACED), server);
+    for (uint32_t shard = 0; shard < house_shards(); shard++)
+        overflow_watch(&house, shard);
+    for (int i = 0; i < 8; i++)
+        during[i] = house_connect(&house);
+    for (int i = 0; i < 4; i++)
+        belfry_close(before[i]);
+    kill(server, SIGCONT);
+    for (int i = 0; i < 8; i++)
+        cr_assert_eq(house_echo(during[i], 2, 64), 0);
+    cr_assert(house_wait(&house, house_active_is, 8, 10));
+    belfry_statistics stats = house_stats(&house);
+    cr_assert_geq(stats.total.rescans, 1);
+    cr_assert_eq(stats.total.connections_total, 12);
+    for (int i = 0; i < 8; i++)
+        belfry_close(during[i]);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+static bool junk_is(const struct house *house, uint64_t value)
+{
+    return house_stats(house).total.junk_names >= value;
+}
+
+Test(coming, names_that_are_no_slots_are_removed_and_counted)
+{
+    static const char *const names[] = {"slot_07.lock", "slot_+7.lock", "slot_4294967303.lock", "slot_1.lock.bak",
+                                        "README"};
+    struct house house;
+    char path[256];
+    house_init(&house);
+    house_start(&house);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s/1/shard-0/%s", house.root, SERVICE, names[i]);
+        close(open(path, O_CREAT | O_WRONLY, 0600));
+    }
+    snprintf(path, sizeof path, "%s/%s/1/shard-0/slot_0.lock", house.root, SERVICE);
+    cr_assert_eq(mkdir(path, 0700), 0); /* a directory where a lock should be */
+    cr_assert(house_wait(&house, junk_is, sizeof names / sizeof names[0] + 1, 5));
+    cr_assert_neq(access(path, F_OK), 0);
+    belfry_client *c = house_connect(&house);
+    cr_assert_eq(house_echo(c, 1, 64), 0);
     belfry_close(c);
     cr_assert_eq(house_stop(&house), 0);
     house_clear(&house);
