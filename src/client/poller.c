@@ -34,10 +34,12 @@ static bool same_group(const struct belfry_client *a, const struct belfry_client
            belfry_client_shard(a) == belfry_client_shard(b);
 }
 
-/* An ended leader rings no more. */
-static bool can_lead(struct belfry_client *c)
+/* An ended leader rings no more, and one that is not yet accepted rings once it is: the better leader has more. */
+static int fitness(const struct belfry_client *c)
 {
-    return load_relaxed(&c->recv->end) == BELFRY_END_NONE;
+    if (load_relaxed(&c->recv->end) != BELFRY_END_NONE)
+        return 0;
+    return load_relaxed(&c->recv->accepted) == 0 ? 1 : 2;
 }
 
 static void follow(struct belfry_client *member, const struct belfry_client *leader)
@@ -59,7 +61,7 @@ static int choose_leaders(struct belfry_poller *p)
             return -1;
         if (group == p->leader_count)
             p->leaders[p->leader_count++] = c;
-        else if (!can_lead(p->leaders[group]))
+        else if (fitness(c) > fitness(p->leaders[group]))
             p->leaders[group] = c;
     }
     for (unsigned i = 0; i < p->count; i++)
@@ -163,7 +165,7 @@ static int look_at_all(struct belfry_poller *p, belfry_poll_event *events, int c
 static bool needs_leader(const struct belfry_poller *p)
 {
     for (unsigned i = 0; i < p->leader_count; i++)
-        if (!can_lead(p->leaders[i]))
+        if (fitness(p->leaders[i]) == 0)
             return true;
     return false;
 }

@@ -153,6 +153,9 @@ static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
     store_release(&slot->recv->accepted, 1); /* partner: client/wait.c, end_of */
     store_relaxed(&slot->recv->parked, 0);   /* hot: the turn looks at it from now on */
     bf_shard_heat(shard, slot);
+    /* Being accepted is news: a poller that follows this slot's bell has missed every ring before now. */
+    slot->conn->committed = true;
+    bf_shard_touch(shard, slot);
 }
 
 /* --- the look ---------------------------------------------------------------------------------------------------- */

@@ -23,6 +23,11 @@ uint32_t house_shards(void)
     return text != NULL ? (uint32_t)atoi(text) : 1;
 }
 
+static void pause_ms(long ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
 /* --- the server's handler ----------------------------------------------------------------------------------------- */
 
 static bool is_word(const belfry_message *m, const char *word)
@@ -39,8 +44,11 @@ static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
         belfry_fail(conn, m, BELFRY_EUSER - 7, "as you wished");
     else if (is_word(m, WORD_KICK))
         belfry_disconnect(conn);
-    else
+    else {
+        if (is_word(m, WORD_NAP))
+            pause_ms(200);
         belfry_reply(conn, m, m->data, m->size);
+    }
 }
 
 /* --- start and stop ------------------------------------------------------------------------------------------------ */
@@ -162,11 +170,6 @@ pid_t house_process(int (*body)(struct house *house, void *argument), struct hou
         _exit(body(house, argument));
     }
     return pid;
-}
-
-static void pause_ms(long ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
 int house_reap(pid_t pid, int seconds)

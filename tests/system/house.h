@@ -19,6 +19,7 @@
 #define WORD_QUIET "quiet" /* ... is not answered */
 #define WORD_FAIL "fail"   /* ... is failed with BELFRY_EUSER - 7 and "as you wished" */
 #define WORD_KICK "kick"   /* ... ends the conn */
+#define WORD_NAP "nap"     /* ... is answered after a fifth of a second */
 
 struct house {
     char root[128];
