@@ -81,8 +81,11 @@ static void zlib_free(void *opaque, void *pointer)
     belfry_free(pointer);
 }
 
-static struct stream *stream_create(size_t room)
+static struct stream *stream_create(const belfry_conn *conn)
 {
+    size_t room = belfry_conn_message_bytes_max(conn);
+    if (room > MESSAGE_MAX)
+        room = MESSAGE_MAX;
     struct stream *s = belfry_alloc(sizeof *s + room);
     if (!s)
         return NULL;
@@ -117,7 +120,7 @@ static int stream_answer(struct stream *s, belfry_conn *conn, const belfry_messa
     }
 }
 
-static int piece_answer(belfry_conn *conn, const belfry_message *m, size_t room)
+static int piece_answer(belfry_conn *conn, const belfry_message *m)
 {
     struct stream *s = belfry_conn_user(conn);
     struct header h;
@@ -130,7 +133,7 @@ static int piece_answer(belfry_conn *conn, const belfry_message *m, size_t room)
 
     if (h.flags & PIECE_BEGINS) {
         if (!s) {
-            s = stream_create(room);
+            s = stream_create(conn);
             if (!s)
                 return -ENOMEM;
             belfry_conn_set_user(conn, s);
@@ -150,9 +153,10 @@ static int piece_answer(belfry_conn *conn, const belfry_message *m, size_t room)
 
 static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
 {
+    (void)user;
     if (m->kind != BELFRY_REQUEST)
         return;
-    int rc = piece_answer(conn, m, *(const size_t *)user);
+    int rc = piece_answer(conn, m);
     if (rc == 0)
         return;
     const char *text = rc == NOT_A_PIECE   ? "not a piece of a file, or one without a beginning"
@@ -185,15 +189,9 @@ static int serve(const char *name)
 {
     belfry_server_options o;
     belfry_server_options_init(&o, sizeof o);
-
-    size_t room = o.message_bytes_max ? o.message_bytes_max : o.ring_bytes / 4 - 16;
-    if (room > MESSAGE_MAX)
-        room = MESSAGE_MAX;
-
     o.service = name;
     o.on_message = on_message;
     o.on_disconnect = on_disconnect;
-    o.user = &room;
     o.stop_signals = true;
 
     belfry_server *s;

@@ -163,6 +163,9 @@ BELFRY_API uint32_t belfry_conn_uid(const belfry_conn *conn); /* owner of the lo
 BELFRY_API uint32_t belfry_conn_pid(const belfry_conn *conn); /* as the client said it: never decide by it */
 BELFRY_API belfry_server *belfry_conn_server(const belfry_conn *conn);
 
+/* The largest payload of a message in either direction, in bytes. */
+BELFRY_API size_t belfry_conn_message_bytes_max(const belfry_conn *conn);
+
 /*
  * Memory from the arena of the shard whose handler is running: fast, NUMA-local, counted in belfry_stats(). Aligned to
  * 16 bytes. Free it on the same shard, before on_disconnect of the last conn returns at stop. NULL when there is none,

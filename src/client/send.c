@@ -60,7 +60,7 @@ void belfry_send_abort(belfry_client *c)
 
 static int send_copy(belfry_client *c, enum belfry_kind kind, const void *data, size_t size, uint64_t *id)
 {
-    void *room;
+    void *room = NULL;
     int rc = belfry_send_reserve(c, size, &room);
     if (bf_unlikely(rc < 0))
         return rc;

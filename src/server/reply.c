@@ -100,7 +100,7 @@ static void abort_reservation(struct belfry_conn *conn)
 
 int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, const void *data, size_t size)
 {
-    void *room;
+    void *room = NULL;
     int rc = reserve(conn, size, kind == BELFRY_FAILURE, &room);
     if (rc < 0)
         return rc;
@@ -225,6 +225,11 @@ uint32_t belfry_conn_pid(const belfry_conn *conn)
 belfry_server *belfry_conn_server(const belfry_conn *conn)
 {
     return conn->shard->server;
+}
+
+size_t belfry_conn_message_bytes_max(const belfry_conn *conn)
+{
+    return conn->shard->pool.lobby->geometry.message_bytes_max;
 }
 
 void *belfry_alloc(size_t size)
