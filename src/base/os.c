@@ -80,6 +80,12 @@ uint64_t bf_os_file_count_max(void)
     return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 0;
 }
 
+uint64_t bf_os_locked_bytes_max(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_MEMLOCK, &limit) == 0 ? limit.rlim_cur : 0;
+}
+
 /* --- processors --- */
 
 int bf_os_cpus(uint32_t *cpus, int max)

@@ -17,8 +17,9 @@
 int64_t bf_os_now_ns(void); /* CLOCK_MONOTONIC */
 uint32_t bf_os_uid(void);   /* effective */
 uint32_t bf_os_pid(void);
-int64_t bf_os_map_count_max(void);   /* vm.max_map_count, or a default when it cannot be read */
-uint64_t bf_os_file_count_max(void); /* RLIMIT_NOFILE, soft */
+int64_t bf_os_map_count_max(void);     /* vm.max_map_count, or a default when it cannot be read */
+uint64_t bf_os_file_count_max(void);   /* RLIMIT_NOFILE, soft */
+uint64_t bf_os_locked_bytes_max(void); /* RLIMIT_MEMLOCK, soft */
 
 /* --- processors --- */
 

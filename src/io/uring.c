@@ -16,7 +16,8 @@
     (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_CQSIZE | \
      IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL)
 
-static int explain_setup(int rc)
+/* `kernel_bytes`: about what the ring takes. */
+static int explain_setup(int rc, uint64_t kernel_bytes)
 {
     switch (rc) {
     case -ENOSYS:
@@ -28,8 +29,11 @@ static int explain_setup(int rc)
                         "io_uring is forbidden here: set kernel.io_uring_disabled to 0, or allow the "
                         "io_uring system calls in the container's seccomp profile");
     case -ENOMEM:
-        return bf_error(BELFRY_EMEMLOCK,
-                        "no memory for an io_uring: raise RLIMIT_MEMLOCK (ulimit -l) or the memory limit");
+        return bf_error(
+            BELFRY_EMEMLOCK,
+            "no memory for an io_uring: each shard takes some %llu KiB of the user's RLIMIT_MEMLOCK, which is "
+            "%llu KiB: raise it (ulimit -l), or lower shards or max_slots",
+            (unsigned long long)kernel_bytes >> 10, (unsigned long long)bf_os_locked_bytes_max() >> 10);
     case -EMFILE:
     case -ENFILE:
         return bf_error(BELFRY_ENOFILES,
@@ -76,7 +80,7 @@ static int provide_buffers(struct bf_uring *u)
     io_uring_buf_ring_init(u->buffer_ring);
     int rc = io_uring_register_buf_ring(&u->ring, &reg, 0);
     if (rc < 0)
-        return explain_setup(rc);
+        return explain_setup(rc, sizeof(struct io_uring_buf) * URING_BUFFERS);
     for (uint16_t id = 0; id < URING_BUFFERS; id++)
         bf_uring_return_buffer(u, id);
     return 0;
@@ -87,8 +91,10 @@ int bf_uring_open(struct bf_uring *u, unsigned submissions, unsigned completions
     *u = (struct bf_uring){0};
     struct io_uring_params params = {.flags = SETUP_FLAGS, .cq_entries = completions};
     int rc = io_uring_queue_init_params(submissions, &u->ring, &params);
+    uint64_t kernel_bytes = submissions * (sizeof(struct io_uring_sqe) + sizeof(uint32_t)) +
+                            2ull * completions * sizeof(struct io_uring_cqe) + 3 * 4096;
     if (rc < 0)
-        return explain_setup(rc);
+        return explain_setup(rc, kernel_bytes);
     u->open = true;
     rc = check_operations(&u->ring);
     if (rc == 0)

@@ -3,14 +3,18 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <belfry/abi.h>
@@ -194,6 +198,63 @@ Test(refusals, too_few_descriptors_for_a_client)
     belfry_client *c = house_connect(&house);
     cr_assert_eq(house_echo(c, 1, 64), 0);
     belfry_close(c);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+/* From here on io_uring_setup fails so in this process and its children, as in a container or on another kernel. */
+static void forbid_io_uring(uint32_t error)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof code / sizeof code[0], .filter = code};
+    cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+static void start_is_refused(uint32_t error, int code)
+{
+    struct house house;
+    house_init(&house);
+    forbid_io_uring(error);
+    cr_assert_eq(house_start_rc(&house), code);
+    cr_assert_eq(house_files(&house, "lobby") + house_files(&house, "_send"), 0, "a failed start leaves nothing");
+    house_clear(&house);
+}
+
+Test(refusals, io_uring_is_forbidden)
+{
+    start_is_refused(EPERM, BELFRY_EFORBIDDEN);
+}
+
+Test(refusals, a_kernel_without_io_uring)
+{
+    start_is_refused(ENOSYS, BELFRY_EKERNEL);
+}
+
+Test(refusals, no_memory_for_io_uring)
+{
+    start_is_refused(ENOMEM, BELFRY_EMEMLOCK);
+}
+
+static int client_without_io_uring(struct house *house, void *argument)
+{
+    belfry_client *c;
+    (void)argument;
+    forbid_io_uring(EPERM);
+    return house_connect_rc(house, &c) == 0 && house_echo(c, 1, 64) == 0 ? 0 : 1;
+}
+
+Test(refusals, a_client_needs_no_io_uring)
+{
+    struct house house;
+    house_init(&house);
+    house_start(&house);
+    cr_assert_eq(house_reap(house_process(client_without_io_uring, &house, NULL), 20), 0);
     cr_assert_eq(house_stop(&house), 0);
     house_clear(&house);
 }
