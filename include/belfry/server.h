@@ -26,7 +26,8 @@ typedef struct belfry_server belfry_server;
 /* One attached client, as its shard's thread sees it, from on_connect until on_disconnect has returned. */
 typedef struct belfry_conn belfry_conn;
 
-/* The same conn for everybody else: shard, slot and generation in 64 bits; never used again for another client. */
+/* The same conn for everybody else: shard, slot and generation in 64 bits; another client gets it only after 2^29 others
+   have had the slot. */
 typedef uint64_t belfry_conn_id;
 
 enum belfry_log_level { BELFRY_LOG_ERROR = 0, BELFRY_LOG_WARNING = 1, BELFRY_LOG_INFO = 2 };
@@ -66,10 +67,10 @@ typedef struct belfry_server_options {
 
     uint32_t shards;            /* threads, 1 to 64; 0: one per core that this process may use */
     uint32_t max_slots;         /* clients at most, split evenly over the shards; 1 to 1,048,576 */
-    uint32_t warm_pool;         /* free slots kept ready, split evenly over the shards; 0: make each on demand */
+    uint32_t warm_pool;         /* free slots kept ready, at most max_slots, split evenly; 0: make each on demand */
     uint32_t ring_bytes;        /* of each of the two rings of a slot; a power of two, 4,096 to 1 GiB */
     uint32_t message_bytes_max; /* largest payload; 0: the most that the ring takes, ring_bytes / 4 - 16 */
-    uint32_t outbox_bytes_max;  /* replies kept for a client whose ring is full; beyond: BELFRY_EBACKLOG */
+    uint32_t outbox_bytes_max;  /* kept for a client whose ring is full, 24 more per message; beyond: BELFRY_EBACKLOG */
     uint32_t claim_grace_ms;    /* how long a lock file may stand unlocked or without a hello */
     enum belfry_spin spin;      /* how hard to poll before sleeping */
     bool pin;                   /* pin shard i to the i-th allowed core */
@@ -86,7 +87,7 @@ BELFRY_API void belfry_server_options_init(belfry_server_options *o, size_t size
 /*
  * Check the options and make a server that does nothing yet. On success *out is the caller's, to be given to
  * belfry_server_destroy(); on failure *out is NULL. The strings in `o` are copied. Allocates; no system resource is
- * taken. Returns 0, BELFRY_ENAME, BELFRY_EOPTION (each names the option) or -ENOMEM.
+ * taken. Returns 0, BELFRY_ENAME, BELFRY_EOPTION (each names the option), BELFRY_EMAPS, BELFRY_EROOT or -ENOMEM.
  */
 BELFRY_API int belfry_server_create(belfry_server **out, const belfry_server_options *o);
 
@@ -95,7 +96,7 @@ BELFRY_API int belfry_server_create(belfry_server **out, const belfry_server_opt
  * of the service. Blocks until clients can connect. If another instance serves this name, it is replaced: it takes no
  * more clients, serves those it has until they leave, and ends; its belfry_server_wait() then returns 0.
  * On failure nothing is left behind and start may be tried again. Returns 0; BELFRY_EKERNEL, BELFRY_EFORBIDDEN,
- * BELFRY_EMEMLOCK, BELFRY_ENOFILES, BELFRY_EMAPS, BELFRY_ENOSPACE, BELFRY_EROOT; BELFRY_ESTATE when started already;
+ * BELFRY_EMEMLOCK, BELFRY_ENOFILES, BELFRY_ENOSPACE, BELFRY_EROOT; BELFRY_ESTATE when started already;
  * or -errno. One thread at a time.
  */
 BELFRY_API int belfry_server_start(belfry_server *s);

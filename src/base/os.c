@@ -411,9 +411,13 @@ void bf_os_block_signals(void)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
-int bf_os_on_signal(int number, void (*handler)(int))
+int bf_os_on_signal(int number, void (*handler)(int), void (**before)(int))
 {
-    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
     sigemptyset(&action.sa_mask);
-    return sigaction(number, &action, NULL) == 0 ? 0 : -errno;
+    if (sigaction(number, &action, &old) != 0)
+        return -errno;
+    if (before != NULL)
+        *before = (old.sa_flags & SA_SIGINFO) == 0 ? old.sa_handler : SIG_DFL;
+    return 0;
 }

@@ -113,6 +113,6 @@ int bf_os_inotify_add(int fd, const char *path, uint32_t mask);
 /* --- signals --- */
 
 void bf_os_block_signals(void); /* all that are not faults, in the calling thread */
-int bf_os_on_signal(int signal, void (*handler)(int));
+int bf_os_on_signal(int signal, void (*handler)(int), void (**before)(int)); /* `before` may be NULL */
 
 #endif

@@ -173,6 +173,8 @@ int belfry_connect(belfry_client **out, const char *service, const belfry_client
     int64_t deadline_ns = options.deadline_ns != 0 ? options.deadline_ns : bf_os_now_ns() + CONNECT_NS;
 
     int rc = bf_place_init(&place, service, options.root);
+    if (rc == 0 && place.uid != bf_os_uid())
+        rc = bf_error(-EACCES, "\"%s\" is another user's service: this version serves its own user only", service);
     if (rc < 0)
         return rc;
     struct belfry_client *c = calloc(1, sizeof *c);
@@ -183,13 +185,14 @@ int belfry_connect(belfry_client **out, const char *service, const belfry_client
     c->next_id = 1;
     c->atfork = options.atfork;
     bf_spin_init(&c->spin, options.spin);
+    if (c->atfork)
+        watch_forks(c);
     rc = attach_to_current(c, &place, deadline_ns);
     if (rc < 0) {
+        forget_forks(c);
         free(c);
         return rc;
     }
-    if (c->atfork)
-        watch_forks(c);
     start_rings(c);
     *out = c;
     return 0;

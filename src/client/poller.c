@@ -206,6 +206,6 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
         if (rc == -ETIMEDOUT)
             return look_at_all(p, events, count);
         if (rc < 0)
-            return bf_error_errno(rc, "the poller cannot sleep");
+            return rc;
     }
 }

@@ -209,6 +209,13 @@ static void polling_paid(struct belfry_client *c, bool polling)
         bf_spin_won(&c->spin);
 }
 
+/* A message for somebody else came: keep it. That may go on for ever, so the deadline is looked at here, too. */
+static int keep(struct belfry_client *c, belfry_message *m, int64_t deadline_ns)
+{
+    int rc = stash(c, m);
+    return rc == 0 && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns ? -ETIMEDOUT : rc;
+}
+
 static int timed_out(const struct belfry_client *c)
 {
     return bf_error(-ETIMEDOUT, "nothing came from \"%s\" before the deadline", c->lobby.geometry.service);
@@ -253,11 +260,13 @@ static int call_send(belfry_client *c, const void *data, size_t size, uint64_t *
             return rc;
         rc = take_from_ring(c, &other);
         if (rc > 0)
-            rc = stash(c, &other);
+            rc = keep(c, &other, deadline);
         else if (rc == 0)
             rc = wait_for_news(c, &polling, deadline);
-        if (rc < 0)
+        if (rc < 0) {
+            c->wanted = 0; /* nobody asks for that room any more */
             return rc == -ETIMEDOUT ? timed_out(c) : rc;
+        }
     }
 }
 
@@ -274,7 +283,7 @@ int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message 
         if (rc > 0 && bf_likely(reply->id == id && reply->kind != BELFRY_PUSH))
             break;
         if (rc > 0)
-            rc = stash(c, reply);
+            rc = keep(c, reply, deadline);
         else if (rc == 0)
             rc = wait_for_news(c, &polling, deadline);
         if (bf_unlikely(rc < 0)) {

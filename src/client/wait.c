@@ -136,6 +136,8 @@ int bf_client_sleep(struct belfry_client **members, unsigned count, struct belfr
                 ask_kernel(leaders[i]);
         }
     }
+    if (rc == -ENOSYS)
+        rc = bf_error(BELFRY_EKERNEL, "this kernel has no futex_waitv: a client needs Linux 5.16 or newer");
     for (unsigned i = 0; i < leader_count; i++)
         doorbell_unpark_client(leaders[i]->send);
     for (unsigned i = 0; i < count; i++)

@@ -137,6 +137,7 @@ static bool next_record(struct bf_reactor *r, struct bf_event *event)
             return false;
         }
         event->name = change.name;
+        event->closed = change.closed;
         if (change.overflow)
             event->kind = BF_EVENT_RESCAN;
         else if (change.watch == r->watch_service)

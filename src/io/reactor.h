@@ -25,6 +25,7 @@ struct bf_event {
     uint32_t slot;
     uint32_t generation;
     int32_t result;   /* 0 woken, -EAGAIN the word had changed, -ECANCELED, -EFAULT the segment is gone */
+    bool closed;      /* FILE: somebody who could write to it closed it */
     const char *name; /* valid until the next bf_reactor_next() */
 };
 

@@ -65,6 +65,7 @@ bool bf_watch_next(const void *buffer, size_t bytes, size_t *offset, struct watc
         .watch = record.wd,
         .overflow = (record.mask & IN_Q_OVERFLOW) != 0,
         .gone = (record.mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)) != 0,
+        .closed = (record.mask & IN_CLOSE_WRITE) != 0,
     };
     return true;
 }

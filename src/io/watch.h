@@ -18,6 +18,7 @@ struct watch_change {
     int32_t watch;    /* what bf_watch_add returned; -1 for an overflow */
     bool overflow;    /* events were lost: look at everything */
     bool gone;        /* the directory itself was moved, removed or unmounted */
+    bool closed;      /* somebody closed a file that was open for writing */
 };
 
 int bf_watch_open(void); /* a descriptor, BELFRY_ENOFILES, or -errno */

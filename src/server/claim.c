@@ -10,6 +10,14 @@
 
 #define CLAIM_MODE 0600u
 
+/* Gone meanwhile; or nothing that a client of ours would make, such as a file that its own user may not read. */
+static int unopened(int error, struct bf_claim *claim)
+{
+    if (error == -ENOENT)
+        claim->kind = CLAIM_NONE;
+    return error == -ENOENT || error == -ELOOP || error == -EACCES ? 0 : error;
+}
+
 int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim)
 {
     char name[SEGMENT_NAME_BYTES];
@@ -24,12 +32,12 @@ int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim)
     if (rc < 0)
         return rc;
     *claim = (struct bf_claim){.kind = CLAIM_JUNK, .device = file.device, .inode = file.inode, .uid = file.uid};
-    if (!file.regular || file.links != 1)
+    if (!file.regular || file.links != 1 || file.uid != bf_os_uid())
         return 0;
 
     int fd = bf_os_open(lock_dir, name, BF_OS_READ, 0);
     if (fd < 0)
-        return fd == -ENOENT ? (claim->kind = CLAIM_NONE, 0) : fd == -ELOOP ? 0 : fd;
+        return unopened(fd, claim);
     rc = bf_os_stat(fd, &opened);
     if (rc == 0 && (opened.inode != file.inode || opened.device != file.device))
         rc = -EAGAIN; /* replaced under our eyes: an event for that is on its way */
@@ -61,12 +69,15 @@ void bf_claim_drop(int lock_dir, uint32_t slot)
         bf_claim_remove_junk(lock_dir, name);
 }
 
-void bf_claim_remove_junk(int lock_dir, const char *name)
+bool bf_claim_remove_junk(int lock_dir, const char *name)
 {
     static unsigned long aside; /* only has to differ; several shards have several directories */
     char hidden[SEGMENT_NAME_BYTES];
-    if (bf_os_unlink(lock_dir, name) != -EISDIR || bf_os_remove_dir(lock_dir, name) == 0)
-        return;
+    int rc = bf_os_unlink(lock_dir, name);
+    if (rc != -EISDIR)
+        return rc == 0;
+    if (bf_os_remove_dir(lock_dir, name) == 0)
+        return true;
     snprintf(hidden, sizeof hidden, ".junk-%lu", __atomic_add_fetch(&aside, 1, __ATOMIC_RELAXED));
-    bf_os_rename(lock_dir, name, hidden);
+    return bf_os_rename(lock_dir, name, hidden) == 0;
 }

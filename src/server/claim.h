@@ -14,7 +14,7 @@
 
 enum claim_kind {
     CLAIM_NONE, /* no file of that name */
-    CLAIM_JUNK, /* a file that is no lock: directory, symlink, device, hard link */
+    CLAIM_JUNK, /* a file that is no lock: directory, symlink, device, hard link, another user's */
     CLAIM_FREE, /* a lock file that nobody has locked */
     CLAIM_HELD, /* a lock file that somebody has locked */
 };
@@ -35,7 +35,7 @@ int bf_claim_take(int lock_dir, uint32_t slot);
 /* Remove the lock file, whoever made it. */
 void bf_claim_drop(int lock_dir, uint32_t slot);
 
-/* Get rid of a name that is no slot's lock: remove it, or move it aside under a name with a dot. */
-void bf_claim_remove_junk(int lock_dir, const char *name);
+/* Get rid of a name that is no slot's lock: remove it, or move it aside under a name with a dot. False: it was gone. */
+bool bf_claim_remove_junk(int lock_dir, const char *name);
 
 #endif

@@ -51,7 +51,7 @@ static int flush_outbox(struct belfry_conn *conn)
         __builtin_memcpy(data, message->payload, message->bytes);
         ring_commit(&conn->out, message->kind, 0, message->id, message->bytes);
         conn->committed = true;
-        counter_add(&conn->shard->counters->outbox_bytes, -(int64_t)message->bytes);
+        counter_add(&conn->shard->counters->outbox_bytes, -(int64_t)outbox_cost(message->bytes));
         outbox_drop_first(&conn->outbox, &conn->shard->arena);
         sent++;
     }
@@ -77,14 +77,12 @@ static void hand_over(struct belfry_conn *conn, const struct ring_entry *e)
     }
 }
 
-/* One entry. 0, or -enum belfry_end. */
+/* One entry. 1: handed over; 0: refused or dropped; or -enum belfry_end. */
 static int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
 {
     const struct bf_shard *shard = conn->shard;
-    if (bf_unlikely(e->kind == BELFRY_BYE)) {
-        conn->said_bye = true;
+    if (bf_unlikely(e->kind == BELFRY_BYE))
         return -BELFRY_END_LEFT;
-    }
     bool known = e->flags == 0 && (e->kind == BELFRY_REQUEST || e->kind == BELFRY_ONE_WAY);
     if (bf_unlikely(!known)) {
         if (e->kind == BELFRY_ONE_WAY || e->kind == BELFRY_CANCEL)
@@ -97,36 +95,38 @@ static int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
         return 0;
     }
     hand_over(conn, e);
-    return 0;
+    return 1;
 }
 
 static int read_ring(struct belfry_conn *conn)
 {
     belfry_counters *counters = conn->shard->counters;
     uint64_t bytes = 0;
-    int count = 0, end = 0;
-    while (count < BUDGET_MESSAGES && bytes < BUDGET_BYTES && outbox_is_empty(&conn->outbox)) {
+    int count = 0, handed_over = 0, rc = 0;
+    while (count < BUDGET_MESSAGES && bytes < BUDGET_BYTES && outbox_is_empty(&conn->outbox) && !conn->kicked) {
         struct ring_entry e;
-        int rc = ring_peek(&conn->in, &e);
-        if (rc == 0)
+        rc = ring_peek(&conn->in, &e);
+        if (rc < 0)
+            rc = -BELFRY_END_PEER_FAULT;
+        else if (rc > 0)
+            rc = dispatch(conn, &e);
+        else
             break;
         if (rc < 0)
-            return -BELFRY_END_PEER_FAULT;
-        end = dispatch(conn, &e);
-        if (end < 0)
             break;
+        handed_over += rc;
         ring_advance(&conn->in, &e);
         ring_free(&conn->in, conn->in.position);
         bytes += e.bytes;
         count++;
-        if (bf_unlikely(conn->kicked || conn->out_rc < 0))
+        if (bf_unlikely(conn->out_rc < 0))
             break;
     }
     if (count > 0) {
-        counter_add(&counters->messages_in, count);
+        counter_add(&counters->messages_in, handed_over);
         counter_add(&counters->bytes_in, (int64_t)bytes);
     }
-    return end < 0 ? end : count;
+    return rc < 0 ? rc : count;
 }
 
 int bf_conn_turn(struct belfry_conn *conn)
@@ -143,7 +143,7 @@ int bf_conn_turn(struct belfry_conn *conn)
         if (outbox_is_empty(&conn->outbox))
             store_relaxed(&conn->slot->recv->parked, 0); /* it is polled again */
     }
-    int read = read_ring(conn);
+    int read = bf_unlikely(conn->kicked) ? 0 : read_ring(conn);
     if (conn->committed || conn->in.has_published)
         bf_shard_touch(conn->shard, conn->slot);
     if (read < 0)

@@ -20,7 +20,6 @@ struct belfry_conn {
     bool request_open;   /* ... and it still wants an answer */
     bool in_handler;
     bool committed; /* something for the client since the last fence */
-    bool said_bye;
     bool kicked;
     enum belfry_end dying; /* the client is gone; handle what it left behind, then end */
     int out_rc;            /* BELFRY_EPROTO: the client's position was impossible */

@@ -17,7 +17,7 @@
 
 /* --- from the event to the look ---------------------------------------------------------------------------------- */
 
-void bf_listener_event(struct bf_shard *shard, const char *name)
+void bf_listener_event(struct bf_shard *shard, const char *name, bool closed)
 {
     const struct bf_geometry *g = &shard->pool.lobby->geometry;
     uint32_t number;
@@ -25,18 +25,18 @@ void bf_listener_event(struct bf_shard *shard, const char *name)
     if (name[0] == '\0' || name[0] == '.')
         return;
     if (!bf_lock_name_parse(name, g->max_slots, &number) || number % g->shards != shard->index) {
-        counter_add(&shard->counters->junk_names, 1);
-        bf_claim_remove_junk(shard->lock_dir, name);
+        if (bf_claim_remove_junk(shard->lock_dir, name)) /* else it is the event of its removal */
+            counter_add(&shard->counters->junk_names, 1);
         return;
     }
     struct bf_slot *slot = &shard->pool.slots[number / g->shards];
-    slot->hinted = slot->phase == SLOT_OPEN;
+    slot->hinted |= closed;
     slot_queue_put(&shard->dirty, slot);
 }
 
 static int rescan_entry(void *context, const char *name)
 {
-    bf_listener_event(context, name);
+    bf_listener_event(context, name, true); /* an event that says "closed" may be among the lost */
     return 0;
 }
 
@@ -67,11 +67,15 @@ bool bf_listener_work(struct bf_shard *shard)
     return worked;
 }
 
-/* The lock is still held after a hint, or not held yet: look again after 1, 10, 100, 100, ... ms. */
+/*
+ * The lock is still held after a hint, or not held yet: look again after 1, 10, 100 ms, and ever more rarely. A claim
+ * that is not finished is looked at ten times a second, so that its grace is kept.
+ */
 static void look_later(struct bf_shard *shard, struct bf_slot *slot)
 {
-    static const int64_t after_ns[] = {1 * NS_PER_MS, 10 * NS_PER_MS, 100 * NS_PER_MS};
-    uint32_t last = sizeof after_ns / sizeof after_ns[0] - 1;
+    static const int64_t after_ns[] = {1 * NS_PER_MS,    10 * NS_PER_MS,    100 * NS_PER_MS,
+                                       1000 * NS_PER_MS, 10000 * NS_PER_MS, 60000 * NS_PER_MS};
+    uint32_t last = slot->phase == SLOT_CLAIMED ? 2 : sizeof after_ns / sizeof after_ns[0] - 1;
     slot->look_at_ns = bf_os_now_ns() + after_ns[bf_min(slot->looks, last)];
     slot->looks++;
     slot_queue_put(&shard->later, slot);
@@ -145,12 +149,12 @@ static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
     slot->phase = SLOT_OPEN;
     slot->quiet = 0;
     slot->active = true;
-    slot->heard = slot->hinted = slot->suspected = false;
+    slot->heard = slot->suspected = false;
     shard->conn_count++;
     counter_add(&shard->counters->connections_total, 1);
     counter_add(&shard->counters->connections_active, 1);
     bf_slot_publish(slot, BELFRY_SLOT_OPEN);
-    store_release(&slot->recv->accepted, 1); /* partner: client/wait.c, end_of */
+    store_release(&slot->recv->accepted, 1); /* partner: client/wait.c, told_end */
     store_relaxed(&slot->recv->parked, 0);   /* hot: the turn looks at it from now on */
     bf_shard_heat(shard, slot);
     /* Being accepted is news: a poller that follows this slot's bell has missed every ring before now. */
@@ -162,7 +166,7 @@ static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
 
 static bool hello_is_there(const struct bf_slot *slot)
 {
-    return load_acquire(&slot->send->hello) != 0; /* partner: client/connect.c, say_hello */
+    return load_acquire(&slot->send->hello) != 0; /* partner: client/claim.c, say_hello */
 }
 
 /* The client is gone. What it committed is handled first; then the conn ends. */
@@ -173,8 +177,23 @@ static void conn_dies(struct bf_shard *shard, struct bf_slot *slot)
     bf_shard_heat(shard, slot);
 }
 
-static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
+static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
 {
+    if (claim->kind == CLAIM_FREE) {
+        conn_dies(shard, slot);
+        return;
+    }
+    if (slot->hinted) /* the kernel says "closed" before it drops the lock; a forked child may hold it for long */
+        look_later(shard, slot);
+}
+
+/* `spoke`: hello was there before we asked the kernel about the lock. */
+static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim, bool spoke)
+{
+    if (shard->draining) {
+        bf_listener_refuse(shard, slot, shard->stopping ? BELFRY_END_STOPPED : BELFRY_END_DRAINING, 0);
+        return;
+    }
     int64_t age_ns = bf_os_now_ns() - slot->claimed_ns;
     int64_t grace_ns = shard->options->claim_grace_ms * NS_PER_MS;
     bool held = claim->kind == CLAIM_HELD;
@@ -182,10 +201,14 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
     slot->seen_locked |= held;
 
     bf_shard_arm(shard, slot); /* value and wait first, then the look */
+    if (hello_is_there(slot) && !held && !spoke) {
+        slot_queue_put(&shard->dirty, slot); /* it came between our two looks: it may well be alive */
+        return;
+    }
     if (hello_is_there(slot)) {
         accept_conn(shard, slot);
-        if (!held && slot->phase == SLOT_OPEN) /* came, spoke and went before we looked */
-            conn_dies(shard, slot);
+        if (slot->phase == SLOT_OPEN)
+            look_at_open(shard, slot, claim); /* it may have come, spoken and gone before we looked */
         return;
     }
     if (held ? age_ns >= HELLO_GRACES * grace_ns : was_locked || age_ns >= grace_ns) {
@@ -195,21 +218,12 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
     look_later(shard, slot);
 }
 
-static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
-{
-    if (claim->kind == CLAIM_FREE) {
-        conn_dies(shard, slot);
-        return;
-    }
-    if (slot->hinted && slot->looks < 3) /* the kernel says "closed" before it drops the lock: soon, and in the sweep */
-        look_later(shard, slot);
-}
-
 void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
 {
     struct bf_claim claim;
     if (slot->phase == SLOT_MAKING || slot->phase == SLOT_ENDING)
         return; /* looked at again when that is over, or its lock file goes anyway */
+    bool spoke = slot->send != NULL && hello_is_there(slot); /* BEFORE the lock is asked for */
     if (bf_claim_look(shard->lock_dir, slot->number, &claim) < 0) {
         look_later(shard, slot);
         return;
@@ -226,7 +240,7 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
             return;
         claim_begin(shard, slot, &claim);
         if (slot->phase == SLOT_CLAIMED)
-            look_at_claimed(shard, slot, &claim);
+            look_at_claimed(shard, slot, &claim, spoke);
         return;
     case SLOT_CLAIMED:
     case SLOT_OPEN:
@@ -238,7 +252,7 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
         } else if (slot->phase == SLOT_OPEN) {
             look_at_open(shard, slot, &claim);
         } else {
-            look_at_claimed(shard, slot, &claim);
+            look_at_claimed(shard, slot, &claim, spoke);
         }
         return;
     case SLOT_MAKING:
@@ -253,12 +267,17 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
 static void tell_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_end why, int status)
 {
     store_relaxed(&slot->recv->end_status, status);
-    store_release(&slot->recv->end, (uint32_t)why); /* partner: client/wait.c, end_of */
-    doorbell_bump_recv(slot->recv);
+    store_release(&slot->recv->end, (uint32_t)why); /* partner: client/wait.c, bf_client_end */
+    full_fence(); /* the end, and what was said before it, are visible before we read who sleeps */
+    struct bf_slot *leader = bf_shard_bell_of(shard, slot);
+    if (leader != slot)
+        bf_shard_ring(shard, leader);
+    doorbell_bump_recv(slot->recv); /* its own bell in any case: others may follow it */
     bf_reactor_wake(&shard->reactor, &slot->recv->bell);
     store_relaxed(&slot->lobby->reason, (uint32_t)why);
     bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
     slot->phase = SLOT_ENDING;
+    slot->hinted = false;
     if (slot->wait_armed)
         bf_reactor_cancel_bell(&shard->reactor, slot->index, slot->generation);
     else
@@ -287,6 +306,7 @@ void bf_listener_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     const belfry_server_options *o = shard->options;
     INVARIANT(slot->phase == SLOT_OPEN);
     bf_shard_cool(shard, slot);
+    slot->phase = SLOT_ENDING; /* from here on nothing makes it hot again, and nothing can be said to it */
     if (o->on_disconnect != NULL)
         o->on_disconnect(slot->conn, why, o->user);
     bf_conn_free(slot->conn);

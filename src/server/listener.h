@@ -10,8 +10,8 @@
 
 #include "server/shard.h"
 
-/* Something happened to this name in the lock directory. */
-void bf_listener_event(struct bf_shard *shard, const char *name);
+/* Something happened to this name in the lock directory; `closed`: perhaps its owner is gone. */
+void bf_listener_event(struct bf_shard *shard, const char *name, bool closed);
 
 /* Look at a few dirty slots. True: there was something to do. */
 bool bf_listener_work(struct bf_shard *shard);

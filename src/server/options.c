@@ -61,11 +61,7 @@ static int check_slots(belfry_server_options *o)
         return bf_error(BELFRY_EOPTION, "max_slots is %" PRIu32 ": it must be from 1 to %u", o->max_slots, SLOTS_MAX);
     o->shards = bf_min(o->shards, o->max_slots);
     o->max_slots = (o->max_slots + o->shards - 1) / o->shards * o->shards; /* the same number in each shard */
-    if (o->warm_pool > o->max_slots)
-        return bf_error(BELFRY_EOPTION,
-                        "warm_pool is %" PRIu32 " and max_slots %" PRIu32 ": lower the first or raise the "
-                        "second",
-                        o->warm_pool, o->max_slots);
+    o->warm_pool = bf_min(o->warm_pool, o->max_slots);
     return 0;
 }
 

@@ -25,8 +25,14 @@ struct outbox_message {
 struct bf_outbox {
     struct outbox_message *first;
     struct outbox_message *last;
-    uint64_t bytes; /* payload in all */
+    uint64_t bytes; /* in all, as outbox_cost() counts */
 };
+
+/* What a message counts for: an empty one takes memory, too. */
+static inline uint64_t outbox_cost(uint64_t payload)
+{
+    return sizeof(struct outbox_message) + payload;
+}
 
 static inline bool outbox_is_empty(const struct bf_outbox *box)
 {
@@ -46,7 +52,7 @@ static inline void outbox_put(struct bf_outbox *box, struct outbox_message *mess
     else
         box->first = message;
     box->last = message;
-    box->bytes += message->bytes;
+    box->bytes += outbox_cost(message->bytes);
 }
 
 /* Free the oldest message. */
@@ -56,7 +62,7 @@ static inline void outbox_drop_first(struct bf_outbox *box, struct bf_arena *are
     box->first = message->next;
     if (box->first == NULL)
         box->last = NULL;
-    box->bytes -= message->bytes;
+    box->bytes -= outbox_cost(message->bytes);
     bf_arena_free(arena, message);
 }
 

@@ -22,7 +22,7 @@ static int outbox_room(struct belfry_conn *conn, uint64_t size, bool must, void 
         conn->reservation = RESERVED_NOWHERE;
     } else {
         /* Nothing is read while the outbox holds something, so there is one failure per conn beyond the limit. */
-        if (!must && conn->outbox.bytes + size > shard->options->outbox_bytes_max)
+        if (!must && conn->outbox.bytes + outbox_cost(size) > shard->options->outbox_bytes_max)
             return bf_error(BELFRY_EBACKLOG, "the client in slot %u does not read: its outbox holds %llu bytes",
                             conn->slot->number, (unsigned long long)conn->outbox.bytes);
         conn->reservation = RESERVED_OUTBOX;
@@ -41,6 +41,8 @@ static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **da
 {
     if (bf_unlikely(conn->shard != bf_shard_self()))
         return bf_error(BELFRY_ETHREAD, "a conn may be used on its shard's thread only");
+    if (bf_unlikely(conn->slot->phase == SLOT_ENDING))
+        return bf_error(BELFRY_EGONE, "the conn of slot %u is over", conn->slot->number);
     if (bf_unlikely(conn->reservation != RESERVED_NONE))
         return bf_error(BELFRY_ESTATE, "a reservation is open: commit or abort it first");
     if (bf_unlikely(size > conn->shard->pool.lobby->geometry.message_bytes_max))
@@ -55,6 +57,7 @@ static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **da
         }
         if (rc != -EAGAIN) {
             conn->out_rc = rc;
+            bf_shard_heat(conn->shard, conn->slot); /* so that the turn ends it, whoever's handler this is */
             return bf_error(rc, "the client in slot %u broke the format of its ring", conn->slot->number);
         }
     }
@@ -77,7 +80,7 @@ static int commit(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, 
         if (outbox_is_empty(&conn->outbox))
             counter_add(&counters->stalls, 1);
         outbox_put(&conn->outbox, message);
-        counter_add(&counters->outbox_bytes, (int64_t)size);
+        counter_add(&counters->outbox_bytes, (int64_t)outbox_cost(size));
         bf_shard_heat(conn->shard, conn->slot); /* so that the turn empties it */
     } else {
         bf_arena_free(&conn->shard->arena, conn->reserved_message);

@@ -34,12 +34,13 @@ static void after_fork_in_parent(void)
     pthread_mutex_unlock(&forked_mutex);
 }
 
-/* The lobby's lock belongs to the open file: it is free only when the child has closed its copy, too. */
+/* A lock belongs to the open file: it is free only when the child has closed its copy, too. */
 static void after_fork_in_child(void)
 {
     for (struct belfry_server *s = forked_list; s != NULL; s = s->next_forked) {
         bf_os_close(s->lobby.fd);
-        s->lobby.fd = -1;
+        bf_os_close(s->instance.start_lock);
+        s->lobby.fd = s->instance.start_lock = -1;
     }
     forked_list = NULL;
     pthread_mutex_unlock(&forked_mutex);
@@ -75,6 +76,7 @@ static void forget_forks(struct belfry_server *s)
 /* --- stop signals -------------------------------------------------------------------------------------------------- */
 
 static struct belfry_server *signalled; /* the one server that said stop_signals */
+static void (*before_sigint)(int), (*before_sigterm)(int);
 
 static void on_stop_signal(int number)
 {
@@ -91,9 +93,9 @@ static int take_signals(struct belfry_server *s)
         return 0;
     if (!__atomic_compare_exchange_n(&signalled, &nobody, s, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) && nobody != s)
         return bf_error(BELFRY_EOPTION, "stop_signals: another server of this process takes the signals already");
-    int rc = bf_os_on_signal(SIGINT, on_stop_signal);
+    int rc = bf_os_on_signal(SIGINT, on_stop_signal, &before_sigint);
     if (rc == 0)
-        rc = bf_os_on_signal(SIGTERM, on_stop_signal);
+        rc = bf_os_on_signal(SIGTERM, on_stop_signal, &before_sigterm);
     return rc < 0 ? bf_error_errno(rc, "cannot take SIGINT and SIGTERM") : 0;
 }
 
@@ -101,8 +103,8 @@ static void drop_signals(struct belfry_server *s)
 {
     if (load_relaxed(&signalled) != s)
         return;
-    bf_os_on_signal(SIGINT, SIG_DFL);
-    bf_os_on_signal(SIGTERM, SIG_DFL);
+    bf_os_on_signal(SIGINT, before_sigint, NULL);
+    bf_os_on_signal(SIGTERM, before_sigterm, NULL);
     store_release(&signalled, NULL);
 }
 
@@ -258,16 +260,17 @@ int belfry_server_start(belfry_server *s)
     if (s->started)
         return bf_error(BELFRY_ESTATE, "the server \"%s\" has been started already", s->place.service);
     store_relaxed(&s->stop_requested, false);
+    watch_forks(s);
     int rc = bf_instance_make(&s->instance, &s->place, s->shard_count);
-    if (rc < 0)
+    if (rc < 0) {
+        forget_forks(s);
         return rc;
+    }
     rc = take_signals(s);
     if (rc == 0)
         rc = make_lobby(s);
-    if (rc == 0) {
-        watch_forks(s);
+    if (rc == 0)
         rc = start_shards(s);
-    }
     if (rc == 0) {
         bf_lobby_publish(&s->lobby);
         rc = bf_instance_publish(&s->instance, &s->log);

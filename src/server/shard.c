@@ -125,8 +125,10 @@ static void take_bell(struct bf_shard *s, const struct bf_event *event)
 static void look_at_current(struct bf_shard *s)
 {
     uint64_t current = bf_place_current(s->service_dir);
-    if (s->draining || current <= s->pool.lobby->geometry.instance)
-        return; /* a lower number: our own start has not swung the link yet */
+    uint64_t own = s->pool.lobby->geometry.instance;
+    s->was_current |= current == own;
+    if (s->draining || current == own || (current < own && !s->was_current))
+        return; /* a lower number, or none: our own start has not swung the link yet */
     bf_log(s->log, BELFRY_LOG_INFO, "shard %u drains: instance %llu is current now", s->index,
            (unsigned long long)current);
     s->draining = s->pool.closing = true;
@@ -146,7 +148,7 @@ static bool collect(struct bf_shard *s)
             take_bell(s, &event);
             break;
         case BF_EVENT_FILE:
-            bf_listener_event(s, event.name);
+            bf_listener_event(s, event.name, event.closed);
             break;
         case BF_EVENT_SERVICE:
             look_at_current(s);
@@ -197,8 +199,7 @@ static bool drain(struct bf_shard *s)
 
 /* --- flush ------------------------------------------------------------------------------------------------------- */
 
-/* Whose bell is rung for this slot's client: its group's leader's, if that is one; else its own. */
-static struct bf_slot *bell_of(const struct bf_shard *s, struct bf_slot *slot)
+struct bf_slot *bf_shard_bell_of(const struct bf_shard *s, struct bf_slot *slot)
 {
     uint64_t at = load_relaxed(&slot->send->bell_at); /* after the fence: a model with it before fails */
     if (bf_likely(at == 0))
@@ -213,6 +214,15 @@ static struct bf_slot *bell_of(const struct bf_shard *s, struct bf_slot *slot)
     return sound ? leader : slot;
 }
 
+void bf_shard_ring(struct bf_shard *s, struct bf_slot *bell)
+{
+    if (!doorbell_client_wants(bell->send, bell->recv))
+        return;
+    doorbell_bump_recv(bell->recv);
+    bf_reactor_wake(&s->reactor, &bell->recv->bell);
+    counter_add(&s->counters->wakes, 1);
+}
+
 static void flush(struct bf_shard *s)
 {
     if (s->touched_count > 0) {
@@ -225,14 +235,8 @@ static void flush(struct bf_shard *s)
             struct belfry_conn *conn = slot->conn;
             bool news = conn->committed || (conn->in.has_published && load_relaxed(&slot->send->want_space) != 0);
             conn->committed = conn->in.has_published = false;
-            if (!news)
-                continue;
-            struct bf_slot *bell = bell_of(s, slot);
-            if (doorbell_client_wants(bell->send, bell->recv)) {
-                doorbell_bump_recv(bell->recv);
-                bf_reactor_wake(&s->reactor, &bell->recv->bell);
-                counter_add(&s->counters->wakes, 1);
-            }
+            if (news)
+                bf_shard_ring(s, bf_shard_bell_of(s, slot));
         }
         s->touched_count = 0;
     }
@@ -283,15 +287,14 @@ static bool look_at_parked(struct bf_shard *s)
 
 /* What only the slow sweep found was lost by somebody: count it, and serve it. An entry is suspected at one sweep and
    rescued at the next: a client may have been stopped between its commit and its ring. */
-static void sweep(struct bf_shard *s)
+static void sweep(struct bf_shard *s, int64_t now_ns)
 {
+    s->swept_ns = now_ns;
     counter_add(&s->counters->sweeps, 1);
     for (uint32_t i = 0; i < s->pool.count; i++) {
         struct bf_slot *slot = &s->pool.slots[i];
         if (slot->phase != SLOT_OPEN)
             continue;
-        if (slot->hinted) /* still locked when last looked at, though an event came */
-            slot_queue_put(&s->dirty, slot);
         if (slot->hot_index != SLOT_NOT_HOT || !bf_conn_has_work(slot->conn))
             continue;
         uint64_t position = slot->conn->in.position;
@@ -317,8 +320,11 @@ static bool house_keep(struct bf_shard *s)
     }
     if (++s->turns_since_clock >= BUSY_TURNS) {
         s->turns_since_clock = 0;
+        int64_t now = bf_os_now_ns();
         if (s->later.first != NULL)
-            bf_listener_tick(s, bf_os_now_ns());
+            bf_listener_tick(s, now);
+        if (now - s->swept_ns >= SWEEP_NS_MAX && s->conn_count > 0) /* a shard that is never idle sweeps, too */
+            sweep(s, now);
         if (s->hot_count > BUSY_HOT_MAX) {
             park_quiet(s, QUIET_SLEEPS_MAX);
             full_fence();
@@ -358,7 +364,7 @@ static void after_sleep(struct bf_shard *s)
         return;
     s->sweep_at_ns = 0;
     s->sweep_interval_ns = bf_min(s->sweep_interval_ns * 2, SWEEP_NS_MAX);
-    sweep(s);
+    sweep(s, now);
 }
 
 static void go_to_sleep(struct bf_shard *s)
@@ -373,10 +379,10 @@ static void go_to_sleep(struct bf_shard *s)
             store_relaxed(&slot->recv->parked, BELFRY_PARKED_SPACE);
     }
     arm_mailbox(s);
-    full_fence(); /* asleep and parked are visible before the last look; partner: client/wait.c, ring */
+    full_fence(); /* asleep and parked are visible before the last look; partner: client/wait.c, bf_client_tell */
 
-    bool work = look_at_parked(s) || load_relaxed(&s->stop_requested) || s->dirty.first != NULL || s->rescan ||
-                bf_slot_pool_is_busy(&s->pool);
+    bool work = look_at_parked(s) || (load_relaxed(&s->stop_requested) && !s->stopping) || s->dirty.first != NULL ||
+                s->rescan || bf_slot_pool_is_busy(&s->pool);
     for (uint32_t i = 0; i < s->hot_count && !work; i++)
         work = bf_conn_has_work(s->hot[i]->conn);
     if (!work) {
@@ -396,8 +402,9 @@ static void continue_stopping(struct bf_shard *s)
     if (!s->stopping && load_acquire(&s->stop_requested)) {
         s->stopping = s->draining = s->pool.closing = true;
         store_relaxed(&s->lobby->door, BELFRY_DOOR_CLOSED);
-        full_fence();
+        full_fence(); /* a claim made before this is found by the scan; one made after sees the door closed */
         bf_listener_end_all(s, BELFRY_END_STOPPED);
+        s->rescan = true;
     }
     if (!s->stopping && s->draining && s->pool.active == 0 && !s->rescan && s->dirty.first == NULL) {
         store_relaxed(&s->lobby->door, BELFRY_DOOR_CLOSED);
@@ -471,6 +478,7 @@ static int open_shard(struct bf_shard *s)
     s->dirty.kind = SLOT_QUEUE_DIRTY;
     s->later.kind = SLOT_QUEUE_LATER;
     s->sweep_interval_ns = SWEEP_NS_MIN;
+    s->swept_ns = bf_os_now_ns();
     s->service_dir = server->instance.service_dir;
     snprintf(service, sizeof service, "%.400s/%s", server->place.root, server->place.service);
     snprintf(locks, sizeof locks, "%s/%llu/shard-%u", service, (unsigned long long)g->instance, s->index);

@@ -47,11 +47,13 @@ struct bf_shard {
     struct bf_slot_queue dirty;
     struct bf_slot_queue later;
     bool rescan;
+    bool was_current;
     bool draining; /* another instance is current: refuse claims */
 
     /* the slow sweep */
     int64_t sweep_at_ns; /* 0: not planned */
     int64_t sweep_interval_ns;
+    int64_t swept_ns;
     uint32_t turns_since_clock;
 
     /* posted by other threads */
@@ -85,6 +87,12 @@ void bf_shard_cool(struct bf_shard *shard, struct bf_slot *slot);
 
 /* This slot's client must be looked at after the turn's fence. */
 void bf_shard_touch(struct bf_shard *shard, struct bf_slot *slot);
+
+/* After a full fence: whose bell is rung for this slot's client: its group's leader's, if that is one; else its own. */
+struct bf_slot *bf_shard_bell_of(const struct bf_shard *shard, struct bf_slot *slot);
+
+/* Bump that bell and queue the wake, if somebody is about to sleep on it. */
+void bf_shard_ring(struct bf_shard *shard, struct bf_slot *bell);
 
 /* Make sure the wait on the slot's doorbell is armed: value first, then the entry. */
 void bf_shard_arm(struct bf_shard *shard, struct bf_slot *slot);

@@ -112,7 +112,8 @@ static void unlink_segments(struct bf_slot_pool *pool, const struct bf_slot *slo
 
 static void unmap_segments(struct bf_slot_pool *pool, struct bf_slot *slot)
 {
-    INVARIANT(bf_os_map_none(slot_address(pool, slot, SEGMENT_SEND), pool->stride) == 0);
+    /* It can fail when the host is at vm.max_map_count; then the old files stay mapped until the slot is made again. */
+    bf_os_map_none(slot_address(pool, slot, SEGMENT_SEND), pool->stride);
     slot->send = NULL;
     slot->recv = NULL;
 }
@@ -322,10 +323,15 @@ static void refill(struct bf_slot_pool *pool)
     if (slot == NULL)
         return;
     int rc = bf_claim_take(pool->lock_dir, slot->number);
-    if (rc == 0)
+    if (rc == 0) {
+        pool->names_taken = 0;
         maker_start(pool, slot, MAKE_WARM);
-    else if (rc != -EEXIST) /* -EEXIST: a client was quicker; its event is on the way */
+    } else if (rc != -EEXIST || ++pool->names_taken >= pool->cold) {
+        /* -EEXIST: a client was quicker; its event is on the way. But when every name is taken, trying on without a
+           pause would keep the shard awake. */
+        pool->names_taken = 0;
         pool->refill_after_ns = bf_os_now_ns() + REFILL_PAUSE_NS;
+    }
 }
 
 /* The wait is over and the wakes are out: the old files go, the next generation begins. */

@@ -49,9 +49,10 @@ struct bf_slot_pool {
     uint32_t cold;
     uint32_t warm;
     uint32_t warm_target;
-    uint32_t active; /* slots with a tenant, accepted or not */
-    uint32_t cursor; /* where to look for the next cold slot */
-    bool closing;    /* no slot is warmed any more */
+    uint32_t active;      /* slots with a tenant, accepted or not */
+    uint32_t cursor;      /* where to look for the next cold slot */
+    uint32_t names_taken; /* cold slots in a row whose name somebody else had */
+    bool closing;         /* no slot is warmed any more */
     int64_t refill_after_ns;
 
     uint8_t *range; /* slot i: send at range + i * stride, recv right after it */

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -100,6 +101,94 @@ Test(going, a_handler_can_end_the_conn_and_fail_a_request)
     cr_assert_eq(belfry_call(c, WORD_KICK, 4, &reply, SECONDS(10)), BELFRY_EUNANSWERED);
     cr_assert_eq(house_echo(c, 1, 64), BELFRY_EGONE);
     cr_assert_eq(house_stats(&house).total.ends[BELFRY_END_KICKED], 1);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+/* The server's last words and the end come in one turn; the poller sleeps on the bell of another client by then. */
+Test(going, a_poller_is_told_at_once_of_the_end_of_a_client_that_does_not_lead)
+{
+    struct house house;
+    belfry_poller *poller;
+    belfry_poll_event event;
+    belfry_message m;
+    house_init(&house);
+    house.options.shards = 1;
+    house_start(&house);
+    belfry_client *leader = house_connect(&house), *member = house_connect(&house);
+    cr_assert_eq(house_echo(leader, 1, 64), 0);
+    cr_assert_eq(house_echo(member, 1, 64), 0);
+    cr_assert_eq(belfry_poller_create(&poller), 0);
+    cr_assert_eq(belfry_poller_add(poller, leader, NULL), 0);
+    cr_assert_eq(belfry_poller_add(poller, member, NULL), 0);
+    cr_assert_eq(belfry_send(member, WORD_NAP, 3, NULL), 0);
+    cr_assert_eq(belfry_send(member, WORD_KICK, 4, NULL), 0);
+    int64_t deadline = belfry_in_ms(900);
+    cr_assert_eq(belfry_poller_wait(poller, &event, 1, deadline), 1);
+    cr_assert_lt(belfry_now_ns(), deadline, "nobody woke the poller: it found the end at its deadline");
+    cr_assert_eq(event.client, member);
+    cr_assert_eq(belfry_receive(member, &m, 0), 0);
+    belfry_release(member, &m);
+    cr_assert_eq(belfry_receive(member, &m, SECONDS(5)), 0);
+    cr_assert_eq(m.status, BELFRY_EUNANSWERED);
+    belfry_release(member, &m);
+    cr_assert_eq(belfry_receive(member, &m, SECONDS(5)), BELFRY_EGONE);
+    belfry_close(member);
+    cr_assert_eq(house_echo(leader, 2, 64), 0);
+    belfry_poller_destroy(poller);
+    belfry_close(leader);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+/* Make a lock file by hand, as a client does that is stopped before it says hello. */
+static int make_lock(const struct house *house, uint32_t slot, mode_t mode)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s/1/shard-0/slot_%u.lock", house->root, SERVICE, slot);
+    int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, mode);
+    cr_assert_geq(fd, 0);
+    return fd;
+}
+
+Test(going, a_server_stops_at_once_although_a_claim_is_half_done)
+{
+    struct house house;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    house_init(&house);
+    house_start(&house);
+    int warm = make_lock(&house, 0, 0600);
+    cr_assert_eq(fcntl(warm, F_OFD_SETLK, &lock), 0);
+    belfry_client *c = house_connect(&house);
+    cr_assert_eq(house_echo(c, 1, 64), 0);
+    int64_t began = belfry_now_ns();
+    cr_assert_eq(house_stop(&house), 0);
+    cr_assert_lt(belfry_now_ns() - began, 10000000000ll, "the server waited for a hello");
+    belfry_close(c);
+    close(warm);
+    house_clear(&house);
+}
+
+static bool junk_is(const struct house *house, uint64_t value)
+{
+    return house_stats(house).total.junk_names == value;
+}
+
+Test(going, a_lock_file_that_the_server_cannot_open_costs_no_slot)
+{
+    struct house house;
+    house_init(&house);
+    house.options.max_slots = 1;
+    house.options.shards = 1;
+    house_start(&house);
+    int fd = make_lock(&house, 0, 0000);
+    if (getuid() == 0) /* root may open it; but a client of another user has no business here either */
+        cr_assert_eq(fchown(fd, 12345, 12345), 0);
+    close(fd); /* an event that comes after the change */
+    cr_assert(house_wait(&house, junk_is, 1, 5));
+    belfry_client *c = house_connect(&house);
+    cr_assert_eq(house_echo(c, 1, 64), 0);
+    belfry_close(c);
     cr_assert_eq(house_stop(&house), 0);
     house_clear(&house);
 }
