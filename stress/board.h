@@ -46,6 +46,7 @@ struct worker_shared {
     _Atomic uint64_t delays;     /* sends that met a full ring and were tried again */
     _Atomic uint64_t unsent;     /* open loop: due but not sent when time was up */
     _Atomic uint64_t reconnects; /* by churn */
+    _Atomic uint64_t rescued;    /* wakes that never came: the client found the news by its own timeout */
     struct histogram rtt_ns;     /* read it only when the worker has ended */
     struct histogram connect_ns; /* likewise */
 } __attribute__((aligned(128)));

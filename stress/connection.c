@@ -44,6 +44,7 @@ void connection_close(struct driver *d, struct connection *c)
         if (!c->pending[i % d->options->depth].answered)
             d->in_flight--;
     c->first = c->next;
+    count_add(&d->shared->rescued, belfry_client_rescued_wakes(c->client));
     belfry_poller_remove(d->poller, c->client);
     belfry_close(c->client);
     c->client = NULL;

@@ -238,6 +238,7 @@ static void run_sum(struct run *run)
     r->delays = BOARD_SUM(b, delays);
     r->unsent = BOARD_SUM(b, unsent);
     r->reconnects = BOARD_SUM(b, reconnects);
+    r->rescued_wakes += BOARD_SUM(b, rescued); /* both directions count */
     const struct worker_shared *error = board_first_error(b);
     if (error) {
         r->error = error->error;

@@ -27,7 +27,7 @@ struct results {
     uint64_t delays;        /* sends that met a full ring */
     uint64_t unsent;        /* open loop: the rate was too high for this many */
     uint64_t reconnects;    /* by churn */
-    uint64_t rescued_wakes; /* during the run */
+    uint64_t rescued_wakes; /* during the run, by the server's sweep or a client's timeout */
     struct histogram rtt_ns;
     struct histogram connect_ns;
 

@@ -49,8 +49,9 @@ BELFRY_API void belfry_close(belfry_client *c);
  * Send a request and wait for its reply, at most until `deadline`. On success (0) *reply holds it until
  * belfry_release(). Replies to other requests and pushed messages that arrive meanwhile are kept, in order, for
  * belfry_receive(). On failure *reply is empty and need not be released.
- * Returns 0; -ETIMEDOUT (a late reply is dropped); BELFRY_EGONE; BELFRY_EREFUSED (was not executed); BELFRY_EPROTO;
- * BELFRY_ETOOBIG; BELFRY_EFORKED; BELFRY_ESTATE while a reservation is open; or the status that the handler gave to
+ * Returns 0; -ETIMEDOUT (a late reply is dropped); BELFRY_EGONE; BELFRY_EREFUSED, BELFRY_ENOSPACE or BELFRY_EVERSION (the
+ * connection was never accepted, nothing was executed); BELFRY_EPROTO; BELFRY_ETOOBIG; BELFRY_EFORKED; BELFRY_ESTATE while
+ * a reservation is open; -ENOMEM for a message that had to be kept; or the status that the handler gave to
  * belfry_fail(), with its text in belfry_last_error().
  */
 BELFRY_API int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline);
@@ -92,6 +93,9 @@ BELFRY_API size_t belfry_message_bytes_max(const belfry_client *c);
 BELFRY_API uint32_t belfry_client_slot(const belfry_client *c);
 BELFRY_API uint32_t belfry_client_shard(const belfry_client *c);
 BELFRY_API uint64_t belfry_client_instance(const belfry_client *c);
+
+/* Times this client, or a poller that it led, found news only because its own timeout ran out: must stay 0. */
+BELFRY_API uint64_t belfry_client_rescued_wakes(const belfry_client *c);
 
 /*
  * Poller: one thread waits on many clients. Its conns on one shard form a bell group, so that waiting costs one system

@@ -111,12 +111,12 @@ BELFRY_API int belfry_server_wait(belfry_server *s);
 BELFRY_API int belfry_server_run(belfry_server *s);
 
 /*
- * Ask the server to stop: running handlers finish, every client is told (BELFRY_EGONE on its side), on_disconnect is
+ * Ask the server to stop (one that has not started yet: as soon as it has): running handlers finish, every client is told (BELFRY_EGONE on its side), on_disconnect is
  * called for each conn, then wait returns. Does not block. Any thread, any handler, any signal handler.
  */
 BELFRY_API void belfry_server_stop(belfry_server *s);
 
-/* Stop and wait if need be, then free. NULL is accepted. Not from a handler. */
+/* Stop and wait if need be, then free. NULL is accepted. Not from a handler. In a forked child it only frees. */
 BELFRY_API void belfry_server_destroy(belfry_server *s);
 
 /* The number of this running instance within its service (0 before start). Any thread. */
@@ -150,7 +150,8 @@ BELFRY_API int belfry_fail(belfry_conn *conn, const belfry_message *m, int statu
 /* Send a message that answers nothing; the client gets it from belfry_receive(). Results as belfry_reply(). */
 BELFRY_API int belfry_push(belfry_conn *conn, const void *data, size_t size);
 
-/* End this conn once the handler has returned. The client gets BELFRY_EGONE after it has read what was sent. */
+/* End this conn once the handler has returned. The client gets BELFRY_EGONE after it has read what is in its ring; what
+   still waits in its outbox is dropped. */
 BELFRY_API void belfry_disconnect(belfry_conn *conn);
 
 /* A pointer of yours per conn; NULL at first. */

@@ -29,7 +29,7 @@ extern "C" {
 
 /*
  * A message, as a handler sees it or as a client receives it. `data` points into shared memory, is aligned to 8 bytes
- * and read-only. How long it lives: in a handler, until the handler returns; on a client, until belfry_release().
+ * (the sentence of a failure to 1) and read-only. How long it lives: in a handler, until the handler returns; on a client, until belfry_release().
  */
 typedef struct belfry_message {
     const void *data;

@@ -149,7 +149,7 @@ int bf_os_open(int dir, const char *name, int flags, uint32_t mode)
         how |= O_CREAT;
     int fd = NO_EINTR(openat(dir, name, how, mode));
     /* What we create has the mode that was asked for, whatever the umask. */
-    if (fd >= 0 && (flags & BF_OS_CREATE_NEW) && fchmod(fd, mode) != 0) {
+    if (fd >= 0 && (flags & (BF_OS_CREATE_NEW | BF_OS_CREATE)) && fchmod(fd, mode) != 0) {
         int error = -errno;
         close(fd);
         return error;
@@ -304,12 +304,6 @@ int bf_os_lock(int fd)
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int rc = NO_EINTR(fcntl(fd, F_OFD_SETLK, &lock));
     return rc == -EACCES ? -EAGAIN : rc;
-}
-
-int bf_os_lock_wait(int fd)
-{
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    return NO_EINTR(fcntl(fd, F_OFD_SETLKW, &lock));
 }
 
 int bf_os_locked(int fd)

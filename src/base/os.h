@@ -75,9 +75,8 @@ int bf_os_list(int dir, int (*each)(void *context, const char *name), void *cont
 
 /* --- open-file-description locks, over the whole file --- */
 
-int bf_os_lock(int fd);      /* -EAGAIN when somebody else has it */
-int bf_os_lock_wait(int fd); /* blocks */
-int bf_os_locked(int fd);    /* 1: somebody holds a write lock; 0: nobody does. Works on a read-only descriptor. */
+int bf_os_lock(int fd);   /* -EAGAIN when somebody else has it */
+int bf_os_locked(int fd); /* 1: somebody holds a write lock; 0: nobody does. Works on a read-only descriptor. */
 
 /* --- memory --- */
 

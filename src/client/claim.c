@@ -50,7 +50,7 @@ static int map_segment(struct belfry_client *c, int segment_dir, enum segment_si
                         name);
     if (rc == 0 && c->atfork)
         bf_os_no_fork(*map, bytes);
-    return rc;
+    return rc < 0 && rc > -4096 ? bf_error_errno(rc, "cannot map segment %s", name) : rc;
 }
 
 static void unmap_segments(struct belfry_client *c)
@@ -106,6 +106,12 @@ static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
                     belfry_end_text(reason));
 }
 
+/* The shard has stopped or died; its lobby's lock may be free only some milliseconds later. */
+static bool is_over(uint32_t obituary)
+{
+    return obituary == BELFRY_OBITUARY_STOPPED || (obituary & BELFRY_OBITUARY_DIED) != 0;
+}
+
 /* The lock file is there; wait until the server has made the segments. */
 static int wait_until_warm(struct belfry_client *c, int64_t deadline_ns)
 {
@@ -117,8 +123,7 @@ static int wait_until_warm(struct belfry_client *c, int64_t deadline_ns)
             return refused_cold(c, (enum belfry_end)load_relaxed(&slot->reason));
         if (state != BELFRY_SLOT_COLD)
             return 0;
-        uint32_t obituary = load_acquire(&c->shard->obituary);
-        if (obituary == BELFRY_OBITUARY_STOPPED || (obituary & BELFRY_OBITUARY_DIED) != 0)
+        if (is_over(load_acquire(&c->shard->obituary)))
             return -ESTALE;
         int64_t now = bf_os_now_ns();
         if (now >= deadline_ns)
@@ -159,8 +164,13 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
         return bf_error_errno(c->lock_fd, "cannot make lock file %s", name);
 
     int rc = bf_os_lock(c->lock_fd);
+    if (rc < 0 && rc != -EAGAIN)
+        rc = bf_error_errno(rc, "cannot lock %s", name);
     if (rc == 0 && load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN) /* AFTER the file is made; partner: shard.c */
         rc = -ESTALE;
+    word = load_acquire(&lobby_slot(&c->lobby, c->slot)->state);
+    if (rc == 0 && BELFRY_SLOT_GENERATION(word) != c->generation)
+        rc = -EAGAIN; /* it had a tenant between our look and our file; from here on only we can have one */
     if (rc == 0 && wanted == BELFRY_SLOT_COLD)
         rc = wait_until_warm(c, deadline_ns);
     bool stale_instance = rc == -ESTALE;
@@ -227,7 +237,7 @@ static int try_shard(struct belfry_client *c, int instance_dir, uint32_t shard, 
 {
     const struct bf_geometry *g = &c->lobby.geometry;
     c->shard = lobby_shard(&c->lobby, shard);
-    if (load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN)
+    if (load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN || is_over(load_acquire(&c->shard->obituary)))
         return -ESTALE;
     int lock_dir = open_locks(instance_dir, shard);
     if (lock_dir < 0)

@@ -18,6 +18,7 @@
 /* A message that arrived during somebody else's call: copied out of the ring, waiting for belfry_receive(). */
 struct client_stashed {
     struct client_stashed *next;
+    struct client_stashed **at; /* where the pointer to it stands, once it is handed out */
     belfry_message message;
     uint64_t data[];
 };
@@ -44,14 +45,17 @@ struct belfry_client {
     struct ring_consumer_local in;
     struct bf_spin spin;
 
+    uint64_t taken_at; /* where the last message was read */
     uint64_t next_id;
     uint64_t wanted;  /* payload + 1 of the send that was told -EAGAIN; 0: none */
     int end_rc;       /* 0, or how it ended; the sentence is made again each time */
     bool server_dead; /* the lobby's lock is free */
+    uint64_t rescues; /* news that only that timeout found */
     uint32_t slice;   /* of the doubling timeout behind every wait */
 
     struct client_stashed *stash_first;
     struct client_stashed *stash_last;
+    struct client_stashed *stash_out; /* handed out and not yet released */
 
     struct client_held *held; /* a circular buffer */
     uint32_t held_capacity;   /* a power of two */
@@ -81,6 +85,9 @@ int bf_client_end(struct belfry_client *c);
 
 /* wait.c: after a commit, or after ring_free has published: one fence, then ring if the server wants it. */
 void bf_client_tell(struct belfry_client *c, bool committed);
+
+/* poller.c: a member has waited on its own: name the leaders again before the next common sleep. */
+void bf_poller_regroup(belfry_poller *poller);
 
 /* wait.c: does one of these have an entry, room that it wanted, or an end? */
 bool bf_client_has_news(struct belfry_client *c);

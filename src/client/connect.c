@@ -211,6 +211,15 @@ static void say_goodbye(struct belfry_client *c)
     bf_client_tell(c, true);
 }
 
+static void stash_free(struct client_stashed *stashed)
+{
+    while (stashed != NULL) {
+        struct client_stashed *next = stashed->next;
+        free(stashed);
+        stashed = next;
+    }
+}
+
 void belfry_close(belfry_client *c)
 {
     if (c == NULL)
@@ -228,11 +237,8 @@ void belfry_close(belfry_client *c)
         bf_os_close(c->lock_fd);
         bf_lobby_detach(&c->lobby);
     }
-    while (c->stash_first != NULL) {
-        struct client_stashed *next = c->stash_first->next;
-        free(c->stash_first);
-        c->stash_first = next;
-    }
+    stash_free(c->stash_first);
+    stash_free(c->stash_out);
     free(c->held);
     free(c->late);
     free(c);
@@ -253,6 +259,11 @@ uint32_t belfry_client_slot(const belfry_client *c)
 uint32_t belfry_client_shard(const belfry_client *c)
 {
     return c->slot % c->lobby.geometry.shards;
+}
+
+uint64_t belfry_client_rescued_wakes(const belfry_client *c)
+{
+    return c->rescues;
 }
 
 uint64_t belfry_client_instance(const belfry_client *c)

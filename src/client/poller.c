@@ -23,6 +23,7 @@ struct belfry_poller {
     unsigned next; /* where the next look begins, so that nobody is always last */
     struct belfry_client *leaders[GROUPS_MAX];
     unsigned leader_count;
+    bool regroup; /* a member names no leader at present */
     struct bf_spin spin;
 };
 
@@ -52,6 +53,7 @@ static void follow(struct belfry_client *member, const struct belfry_client *lea
 static int choose_leaders(struct belfry_poller *p)
 {
     p->leader_count = 0;
+    p->regroup = false;
     for (unsigned i = 0; i < p->count; i++) {
         struct belfry_client *c = p->members[i];
         unsigned group = 0;
@@ -69,6 +71,11 @@ static int choose_leaders(struct belfry_poller *p)
             if (same_group(p->leaders[group], p->members[i]))
                 follow(p->members[i], p->leaders[group]);
     return 0;
+}
+
+void bf_poller_regroup(belfry_poller *p)
+{
+    p->regroup = true;
 }
 
 /* --- create, add, remove ------------------------------------------------------------------------------------------- */
@@ -127,8 +134,10 @@ int belfry_poller_remove(belfry_poller *p, belfry_client *c)
         return bf_error(BELFRY_ESTATE, "the client of slot %u does not belong to this poller", c->slot);
     p->members[at] = p->members[--p->count];
     c->poller = NULL;
-    if (bf_client_check(c) < 0)
-        return 0; /* after a fork its maps are gone; nothing to tell anybody */
+    if (bf_client_check(c) < 0) { /* after a fork its maps are gone; nothing to tell anybody */
+        p->leader_count = 0;
+        return 0;
+    }
     follow(c, c);
     choose_leaders(p);
     return 0;
@@ -164,6 +173,8 @@ static int look_at_all(struct belfry_poller *p, belfry_poll_event *events, int c
 
 static bool needs_leader(const struct belfry_poller *p)
 {
+    if (p->regroup)
+        return true;
     for (unsigned i = 0; i < p->leader_count; i++)
         if (fitness(p->leaders[i]) == 0)
             return true;
@@ -177,8 +188,8 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
         return bf_error(BELFRY_EOPTION, "a poller needs room for at least one event");
     if (p->count == 0)
         return bf_error(BELFRY_ESTATE, "the poller has no client to wait for");
-    for (unsigned i = 0; i < p->leader_count; i++) {
-        int rc = bf_client_check(p->leaders[i]);
+    for (unsigned i = 0; i < p->count; i++) {
+        int rc = bf_client_check(p->members[i]);
         if (rc < 0)
             return rc;
     }

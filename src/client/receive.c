@@ -58,6 +58,15 @@ static void held_release(struct belfry_client *c, uint64_t number)
         bf_client_tell(c, false); /* room is news */
 }
 
+/* A message that was stashed, and then handed out. */
+static void stash_release(struct client_stashed *stashed)
+{
+    *stashed->at = stashed->next;
+    if (stashed->next != NULL)
+        stashed->next->at = stashed->at;
+    free(stashed);
+}
+
 void belfry_release(belfry_client *c, belfry_message *m)
 {
     uint64_t cookie = m->cookie;
@@ -65,7 +74,7 @@ void belfry_release(belfry_client *c, belfry_message *m)
     if (cookie == 0 || bf_client_check(c) < 0)
         return;
     if ((cookie & 1) == 0) {
-        free((void *)(uintptr_t)cookie); /* a stashed one */
+        stash_release((struct client_stashed *)(uintptr_t)cookie);
         return;
     }
     uint64_t number = cookie >> 1;
@@ -131,14 +140,17 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
 {
     struct ring_entry e;
     for (;;) {
+        c->taken_at = c->in.position;
         int rc = ring_peek(&c->in, &e);
         if (rc == 0)
             return 0;
         if (rc > 0)
             rc = decode(&e, m);
-        if (bf_unlikely(rc < 0))
+        if (bf_unlikely(rc < 0)) {
+            *m = (belfry_message){0};
             return c->end_rc =
                        bf_error(rc, "the server \"%s\" broke the format of its ring", c->lobby.geometry.service);
+        }
         int64_t number = held_push(c, e.end);
         if (bf_unlikely(number < 0))
             return (int)number;
@@ -149,6 +161,7 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
             return 1;
         }
         held_release(c, (uint64_t)number);
+        *m = (belfry_message){0};
     }
 }
 
@@ -156,8 +169,11 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
 static int stash(struct belfry_client *c, belfry_message *m)
 {
     struct client_stashed *stashed = malloc(sizeof *stashed + m->size);
-    if (stashed == NULL)
+    if (stashed == NULL) { /* as if it had not been read */
+        c->held_next--;
+        c->in.position = c->taken_at;
         return bf_error(-ENOMEM, "no memory to keep a message of %zu bytes", m->size);
+    }
     memcpy(stashed->data, m->data, m->size);
     stashed->next = NULL;
     stashed->message = *m;
@@ -180,6 +196,12 @@ static bool take_from_stash(struct belfry_client *c, belfry_message *m)
     c->stash_first = stashed->next;
     if (c->stash_first == NULL)
         c->stash_last = NULL;
+    /* Closing frees what is never released. */
+    stashed->next = c->stash_out;
+    stashed->at = &c->stash_out;
+    if (stashed->next != NULL)
+        stashed->next->at = &stashed->next;
+    c->stash_out = stashed;
     *m = stashed->message;
     return true;
 }
@@ -200,6 +222,10 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
     if (bf_spin_again(&c->spin))
         return c->spin.look_ns >= deadline_ns && c->spin.since_ns != 0 ? -ETIMEDOUT : 0;
     *polling = false;
+    if (c->poller != NULL) { /* this sleep is on our own bell, whomever we follow otherwise */
+        store_relaxed(&c->send->bell_at, 0);
+        bf_poller_regroup(c->poller);
+    }
     return bf_client_sleep(&c, 1, &c, 1, deadline_ns);
 }
 
@@ -234,7 +260,8 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
         rc = take_from_ring(c, m);
         if (rc != 0)
             break;
-        if (bf_unlikely(c->wanted != 0) && ring_has_room(&c->out, c->wanted - 1)) {
+        bool asks = c->poller == NULL || deadline > 0; /* else the poller says so, until a send succeeds */
+        if (bf_unlikely(c->wanted != 0) && asks && ring_has_room(&c->out, c->wanted - 1)) {
             c->wanted = 0;
             return bf_error(-EAGAIN, "the ring to \"%s\" has room again", c->lobby.geometry.service);
         }

@@ -15,7 +15,8 @@
 #include "shm/doorbell.h"
 
 #define SLICE_NS 1000000000ll
-#define SLICES 4 /* 1, 2, 4, 8 s */
+#define SLICES 4            /* 1, 2, 4, 8 s */
+#define LATE_NS 100000000ll /* by then a wake is lost and not late */
 
 /* --- ringing ------------------------------------------------------------------------------------------------------ */
 
@@ -90,11 +91,25 @@ int bf_client_end(struct belfry_client *c)
 
 bool bf_client_has_news(struct belfry_client *c)
 {
-    if (c->stash_first != NULL || !ring_is_empty(&c->in))
+    if (!ring_is_empty(&c->in))
         return true;
     if (c->wanted != 0 && ring_has_room(&c->out, c->wanted - 1))
         return true;
     return load_relaxed(&c->recv->end) != BELFRY_END_NONE || c->end_rc != 0 || server_is_gone(c);
+}
+
+/*
+ * A slice is over and there is news: was the wake lost? If it is only late (the server was pre-empted between its
+ * commit and its ring) it comes now. A wake that is never needed costs nothing; one that was lost is counted.
+ */
+static void count_rescue(struct belfry_client **members, unsigned count, struct belfry_client *leader,
+                         const struct bf_os_wait *waits, unsigned wait_count)
+{
+    bool news = false;
+    for (unsigned i = 0; i < count && !news; i++)
+        news = !ring_is_empty(&members[i]->in) || load_relaxed(&members[i]->recv->end) != BELFRY_END_NONE;
+    if (news && bf_os_wait(waits, wait_count, bf_os_now_ns() + LATE_NS) == -ETIMEDOUT)
+        leader->rescues++;
 }
 
 /* The longest slice has passed and nothing came: is the server's lock still held? */
@@ -132,10 +147,13 @@ int bf_client_sleep(struct belfry_client **members, unsigned count, struct belfr
         leaders[0]->slice = rc == -ETIMEDOUT ? bf_min(slice + 1, SLICES - 1) : 0;
         if (rc == -ETIMEDOUT && slice_end < deadline_ns) {
             rc = 0; /* only the slice is over */
+            count_rescue(members, count, leaders[0], waits, wait_count);
             for (unsigned i = 0; i < leader_count && slice == SLICES - 1; i++)
                 ask_kernel(leaders[i]);
         }
     }
+    if (rc < 0 && rc != -ETIMEDOUT && rc != -ENOSYS)
+        rc = bf_error_errno(rc, "cannot wait for \"%s\"", leaders[0]->lobby.geometry.service);
     if (rc == -ENOSYS)
         rc = bf_error(BELFRY_EKERNEL, "this kernel has no futex_waitv: a client needs Linux 5.16 or newer");
     for (unsigned i = 0; i < leader_count; i++)

@@ -13,7 +13,7 @@
 
 #define LOCK_EVENTS                                                                                         \
     (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF | \
-     IN_ONLYDIR | IN_DONT_FOLLOW)
+     IN_ONLYDIR | IN_DONT_FOLLOW | IN_EXCL_UNLINK) /* the last: a lock file that was removed is nobody's any more */
 #define SERVICE_EVENTS (IN_CREATE | IN_MOVED_TO | IN_DELETE | IN_ONLYDIR | IN_DONT_FOLLOW)
 
 int bf_watch_open(void)

@@ -73,7 +73,8 @@ static void hand_over(struct belfry_conn *conn, const struct ring_entry *e)
         belfry_reply_abort(conn);
     if (bf_unlikely(conn->request_open)) {
         counter_add(&conn->shard->counters->unanswered, 1);
-        bf_conn_fail(conn, e->id, BELFRY_EUNANSWERED, NULL);
+        if (bf_conn_fail(conn, e->id, BELFRY_EUNANSWERED, NULL) < 0)
+            conn->kicked = true; /* no memory for so little: better no conn than a client that waits for ever */
     }
 }
 
@@ -159,7 +160,7 @@ int bf_conn_turn(struct belfry_conn *conn)
 
 bool bf_conn_has_work(struct belfry_conn *conn)
 {
-    if (conn->dying != BELFRY_END_NONE)
+    if (conn->dying != BELFRY_END_NONE || conn->kicked || conn->out_rc < 0)
         return true;
     if (bf_unlikely(!outbox_is_empty(&conn->outbox)))
         return ring_has_room(&conn->out, conn->outbox.first->bytes);

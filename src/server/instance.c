@@ -15,6 +15,9 @@
 #define DIR_MODE 0700u
 #define START_LOCK_MODE 0600u
 #define NAME_BYTES 32
+#define LOCK_PAUSE_NS 2000000ll
+#define START_PATIENCE_NS 60000000000ll /* somebody's warm pool may be large */
+#define STOP_PATIENCE_NS 1000000000ll
 
 /* --- removing a tree of known depth ------------------------------------------------------------------------------ */
 
@@ -51,13 +54,25 @@ static void remove_instance_dir(int service_dir, const char *name)
 
 /* --- make -------------------------------------------------------------------------------------------------------- */
 
-static int take_start_lock(struct bf_instance *instance)
+/* Other servers of the name start one after the other; one that hangs in its start must not hang us for ever. */
+static int take_start_lock(struct bf_instance *instance, int64_t patience_ns)
 {
+    int64_t deadline_ns = bf_os_now_ns() + patience_ns;
     instance->start_lock =
         bf_os_open(instance->service_dir, PLACE_START_LOCK, BF_OS_READ_WRITE | BF_OS_CREATE, START_LOCK_MODE);
     if (instance->start_lock < 0)
         return bf_error_errno(instance->start_lock, "cannot open the start lock");
-    int rc = bf_os_lock_wait(instance->start_lock);
+    int rc;
+    while ((rc = bf_os_lock(instance->start_lock)) == -EAGAIN && bf_os_now_ns() < deadline_ns) {
+        uint32_t never = 0;
+        struct bf_os_wait pause = {&never, 0};
+        bf_os_wait(&pause, 1, bf_os_now_ns() + LOCK_PAUSE_NS);
+    }
+    if (rc == -EAGAIN)
+        return bf_error(-ETIMEDOUT,
+                        "another server of this name is starting or stopping and does not come to an end: see "
+                        "who holds %s in the service's directory",
+                        PLACE_START_LOCK);
     return rc < 0 ? bf_error_errno(rc, "cannot take the start lock") : 0;
 }
 
@@ -104,7 +119,7 @@ int bf_instance_make(struct bf_instance *instance, const struct bf_place *place,
     if (rc >= 0)
         rc = check_file_system(instance, place);
     if (rc == 0)
-        rc = take_start_lock(instance);
+        rc = take_start_lock(instance, START_PATIENCE_NS);
     if (rc == 0) {
         uint64_t highest = bf_place_current(instance->service_dir);
         rc = bf_os_list(instance->service_dir, highest_number, &highest);
@@ -179,7 +194,7 @@ void bf_instance_remove(struct bf_instance *instance)
     char name[NAME_BYTES];
     if (instance->number != 0 && instance->service_dir >= 0) {
         if (instance->start_lock < 0)
-            take_start_lock(instance); /* nobody swings `current` between our look and our unlink */
+            take_start_lock(instance, STOP_PATIENCE_NS); /* nobody swings `current` between our look and our unlink */
         if (bf_place_current(instance->service_dir) == instance->number)
             bf_os_unlink(instance->service_dir, PLACE_CURRENT);
         snprintf(name, sizeof name, "%" PRIu64, instance->number);

@@ -90,6 +90,8 @@ int bf_options_resolve(belfry_server_options *out, const belfry_server_options *
         out->spin = BF_DEFAULT_SPIN;
     if ((unsigned)out->spin > BELFRY_SPIN_LATENCY)
         return bf_error(BELFRY_EOPTION, "spin is %u: it must be one of enum belfry_spin", (unsigned)out->spin);
+    if (out->claim_grace_ms == 0)
+        return bf_error(BELFRY_EOPTION, "claim_grace_ms is 0: no client could come in time");
     if (out->shards == 0)
         out->shards = (uint32_t)bf_min(bf_max(bf_os_cpus(NULL, 0), 1), BELFRY_SHARDS_MAX);
     if (out->message_bytes_max == 0 && out->ring_bytes >= RING_BYTES_MIN)

@@ -21,8 +21,10 @@ static int outbox_room(struct belfry_conn *conn, uint64_t size, bool must, void 
     if (conn->dying != BELFRY_END_NONE) { /* nobody will read it: say it to the wall */
         conn->reservation = RESERVED_NOWHERE;
     } else {
-        /* Nothing is read while the outbox holds something, so there is one failure per conn beyond the limit. */
-        if (!must && conn->outbox.bytes + outbox_cost(size) > shard->options->outbox_bytes_max)
+        /* An empty outbox takes any message. And as nothing is read while it holds something, there is at most one failure
+           per conn beyond the limit. */
+        if (!must && !outbox_is_empty(&conn->outbox) &&
+            conn->outbox.bytes + outbox_cost(size) > shard->options->outbox_bytes_max)
             return bf_error(BELFRY_EBACKLOG, "the client in slot %u does not read: its outbox holds %llu bytes",
                             conn->slot->number, (unsigned long long)conn->outbox.bytes);
         conn->reservation = RESERVED_OUTBOX;

@@ -41,6 +41,7 @@ static void after_fork_in_child(void)
         bf_os_close(s->lobby.fd);
         bf_os_close(s->instance.start_lock);
         s->lobby.fd = s->instance.start_lock = -1;
+        s->started = false; /* its threads, its files and its clients are the parent's */
     }
     forked_list = NULL;
     pthread_mutex_unlock(&forked_mutex);
@@ -252,6 +253,7 @@ static int abandon(struct belfry_server *s, int rc)
     belfry_server_stop(s);
     join_shards(s);
     close_files(s);
+    store_relaxed(&s->stop_requested, false);
     return bf_error(rc, "%s", error);
 }
 
@@ -259,7 +261,6 @@ int belfry_server_start(belfry_server *s)
 {
     if (s->started)
         return bf_error(BELFRY_ESTATE, "the server \"%s\" has been started already", s->place.service);
-    store_relaxed(&s->stop_requested, false);
     watch_forks(s);
     int rc = bf_instance_make(&s->instance, &s->place, s->shard_count);
     if (rc < 0) {
@@ -292,6 +293,7 @@ int belfry_server_wait(belfry_server *s)
     join_shards(s);
     close_files(s);
     s->started = false;
+    store_relaxed(&s->stop_requested, false);
     return 0;
 }
 

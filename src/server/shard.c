@@ -153,8 +153,9 @@ static bool collect(struct bf_shard *s)
         case BF_EVENT_SERVICE:
             look_at_current(s);
             break;
-        case BF_EVENT_RESCAN:
+        case BF_EVENT_RESCAN: /* what was lost may have been about `current` */
             s->rescan = true;
+            look_at_current(s);
             break;
         case BF_EVENT_GONE:
             bf_log(s->log, BELFRY_LOG_ERROR,
@@ -382,7 +383,7 @@ static void go_to_sleep(struct bf_shard *s)
     full_fence(); /* asleep and parked are visible before the last look; partner: client/wait.c, bf_client_tell */
 
     bool work = look_at_parked(s) || (load_relaxed(&s->stop_requested) && !s->stopping) || s->dirty.first != NULL ||
-                s->rescan || bf_slot_pool_is_busy(&s->pool);
+                s->rescan || s->touched_count > 0 || bf_slot_pool_is_busy(&s->pool);
     for (uint32_t i = 0; i < s->hot_count && !work; i++)
         work = bf_conn_has_work(s->hot[i]->conn);
     if (!work) {

@@ -226,6 +226,7 @@ static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
         return slot;
     }
     slot->phase = SLOT_WARM;
+    slot->hinted = false; /* whatever was heard was about our own lock file, or an earlier tenant's */
     count_warm(pool, 1);
     if (m->purpose != MAKE_FIRST) {
         bf_claim_drop(pool->lock_dir, slot->number);
@@ -240,6 +241,7 @@ static void make_cold(struct bf_slot_pool *pool, struct bf_slot *slot, bool next
     if (slot->phase != SLOT_COLD)
         pool->cold++;
     slot->phase = SLOT_COLD;
+    slot->hinted = false;
     if (next_generation)
         slot->generation = (slot->generation + 1) & BELFRY_GENERATION_MASK;
     bf_slot_publish(slot, BELFRY_SLOT_COLD);

@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
@@ -243,6 +244,18 @@ belfry_statistics house_stats(const struct house *house)
 bool house_active_is(const struct house *house, uint64_t value)
 {
     return house_stats(house).total.connections_active == value;
+}
+
+void house_overflow(const struct house *house, uint32_t shard)
+{
+    char path[256];
+    for (int i = 0; i < 40000; i++) { /* two events each; the queue holds 16,384 by default */
+        snprintf(path, sizeof path, "%s/%s/1/shard-%u/.x%d", house->root, SERVICE, shard, i);
+        int fd = open(path, O_CREAT | O_WRONLY, 0600);
+        cr_assert_geq(fd, 0);
+        close(fd);
+        unlink(path);
+    }
 }
 
 static struct {

@@ -63,6 +63,9 @@ bool house_wait(const struct house *house, bool (*condition)(const struct house 
                 int seconds);
 bool house_active_is(const struct house *house, uint64_t value);
 
+/* Make inotify lose events about a shard's lock directory; only while the server is stopped. */
+void house_overflow(const struct house *house, uint32_t shard);
+
 /* How many files below the root have names that end so. */
 unsigned house_files(const struct house *house, const char *ending);
 
