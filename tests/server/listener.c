@@ -1,0 +1,629 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tests of server/listener.c: who comes, who goes, and what only looks like it.
+ *
+ * A raw client does the steps of a claim one by one, in whatever order a test wants. The question to the kernel whether
+ * a lock is held goes through __wrap_bf_os_locked, so that a test can let something happen between two of the server's
+ * looks.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/order.h"
+#include "base/os.h"
+#include "client/client.h"
+#include "expect.h"
+#include "server/shard.h"
+#include "server_fixture.h"
+#include "shm/doorbell.h"
+#include "shm/lobby.h"
+#include "shm/place.h"
+#include "shm/segment.h"
+
+static struct server_fixture server;
+static unsigned connected, disconnected, messages;
+static enum belfry_end last_end;
+static uint32_t handler_entered, handler_may_go;
+
+/* --- the seam ---------------------------------------------------------------------------------------------------------- */
+
+int __real_bf_os_locked(int fd);
+int __wrap_bf_os_locked(int fd);
+
+static void (*in_next_look)(void); /* runs once, on the shard's thread, after the kernel was asked */
+static int pretend_held;           /* this many answers are "held" */
+
+int __wrap_bf_os_locked(int fd)
+{
+    int rc = __real_bf_os_locked(fd);
+    if (bf_shard_self() == NULL)
+        return rc;
+    void (*hook)(void) = swap_acq_rel(&in_next_look, NULL);
+    if (hook != NULL)
+        hook();
+    if (load_acquire(&pretend_held) > 0) {
+        __atomic_sub_fetch(&pretend_held, 1, __ATOMIC_ACQ_REL);
+        return 1;
+    }
+    return rc;
+}
+
+/* --- the server -------------------------------------------------------------------------------------------------------- */
+
+static int on_connect(belfry_conn *conn, void *user)
+{
+    (void)conn;
+    (void)user;
+    add_release(&connected, 1);
+    return 0;
+}
+
+static void on_disconnect(belfry_conn *conn, enum belfry_end why, void *user)
+{
+    (void)conn;
+    (void)user;
+    last_end = why;
+    add_release(&disconnected, 1);
+}
+
+/* "block" keeps the shard busy until the test lets it go; all else is echoed. */
+static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
+{
+    (void)user;
+    if (m->size == 5 && memcmp(m->data, "block", 5) == 0) {
+        store_release(&handler_entered, 1);
+        while (load_acquire(&handler_may_go) == 0)
+            fixture_pause();
+        store_release(&handler_may_go, 0);
+        store_release(&handler_entered, 0);
+    }
+    add_release(&messages, 1);
+    if (m->kind == BELFRY_REQUEST)
+        belfry_reply(conn, m, m->data, m->size);
+}
+
+static void prepare(void)
+{
+    server_fixture_init(&server);
+    server.options.on_connect = on_connect;
+    server.options.on_disconnect = on_disconnect;
+    server.options.on_message = on_message;
+}
+
+static void block(belfry_client *c)
+{
+    expect_rc(belfry_send(c, "block", 5, NULL), 0);
+    expect(eventually(load_acquire(&handler_entered) == 1));
+}
+
+static void unblock(void)
+{
+    store_release(&handler_may_go, 1);
+}
+
+static void expect_echo(belfry_client *c)
+{
+    belfry_message m;
+    do { /* the answer to "block" may come first */
+        expect_rc(belfry_call(c, "echo", 4, &m, server_fixture_patience()), 0);
+    } while (m.size != 4);
+    belfry_release(c, &m);
+}
+
+/* --- the raw client ------------------------------------------------------------------------------------------------------ */
+
+struct raw {
+    struct bf_lobby lobby;
+    uint32_t slot;
+    uint32_t generation;
+    char lock[2 * FIXTURE_PATH_BYTES];
+    int fd;
+    struct belfry_abi_send *send;
+    const struct belfry_abi_recv *recv;
+};
+
+static void raw_open(struct raw *r, uint32_t slot)
+{
+    char path[2 * FIXTURE_PATH_BYTES], name[64];
+    *r = (struct raw){.slot = slot, .fd = -1};
+    server_fixture_path(&server, path, "");
+    int dir = bf_os_open_dir(BF_OS_CWD, path);
+    expect_rc(bf_lobby_attach(&r->lobby, dir), 0);
+    bf_os_close(dir);
+    r->generation = BELFRY_SLOT_GENERATION(load_acquire(&lobby_slot(&r->lobby, slot)->state));
+    snprintf(name, sizeof name, "shard-0/slot_%u.lock", slot);
+    server_fixture_path(&server, r->lock, name);
+}
+
+static void raw_map(struct raw *r)
+{
+    char path[2 * FIXTURE_PATH_BYTES], name[64];
+    void *map;
+    snprintf(name, sizeof name, "segments/" FIXTURE_SERVICE "_%u_send", r->slot);
+    server_fixture_path(&server, path, name);
+    int fd = bf_os_open(BF_OS_CWD, path, BF_OS_READ_WRITE, 0);
+    expect_eq(bf_os_map(fd, segment_bytes(4096), true, NULL, &map), 0);
+    bf_os_close(fd);
+    r->send = map;
+    snprintf(name, sizeof name, "segments/" FIXTURE_SERVICE "_%u_recv", r->slot);
+    server_fixture_path(&server, path, name);
+    fd = bf_os_open(BF_OS_CWD, path, BF_OS_READ, 0);
+    expect_eq(bf_os_map(fd, segment_bytes(4096), false, NULL, &map), 0);
+    bf_os_close(fd);
+    r->recv = map;
+}
+
+static void raw_create(struct raw *r)
+{
+    r->fd = bf_os_open(BF_OS_CWD, r->lock, BF_OS_WRITE | BF_OS_CREATE_NEW, 0600);
+    expect(r->fd >= 0);
+}
+
+static void raw_lock(struct raw *r)
+{
+    expect_eq(bf_os_lock(r->fd), 0);
+}
+
+static void raw_hello(struct raw *r)
+{
+    r->send->hello_version = BELFRY_ABI_VERSION;
+    r->send->hello_generation = r->generation;
+    store_release(&r->send->hello, BELFRY_HELLO);
+}
+
+static void raw_ring(struct raw *r)
+{
+    doorbell_bump_send(r->send);
+    bf_os_wake(&r->send->bell);
+}
+
+static void raw_close(struct raw *r)
+{
+    bf_os_close(r->fd);
+    r->fd = -1;
+}
+
+static bool lock_is_there(const struct raw *r)
+{
+    return access(r->lock, F_OK) == 0;
+}
+
+static struct raw raw;
+
+TestSuite(listener, .timeout = 120);
+
+/* --- coming ----------------------------------------------------------------------------------------------------------------- */
+
+Test(listener, accepts_whoever_locks_and_says_hello)
+{
+    prepare();
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    raw_hello(&raw);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    expect_eq(BELFRY_SLOT_STATE_OF(load_acquire(&lobby_slot(&raw.lobby, 0)->state)), BELFRY_SLOT_OPEN);
+    raw_close(&raw);
+    expect(eventually(load_acquire(&disconnected) == 1));
+    expect_eq(last_end, BELFRY_END_DIED);
+    expect(eventually(!lock_is_there(&raw)));
+    server_fixture_stop(&server);
+}
+
+static void lock_and_say_hello(void)
+{
+    raw_lock(&raw);
+    raw_hello(&raw);
+}
+
+/* The server asks the kernel (not locked), then the client locks and says hello, then the server reads hello: that
+   client lives. */
+Test(listener, does_not_take_a_client_for_dead_that_came_between_two_looks)
+{
+    prepare();
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    store_release(&in_next_look, lock_and_say_hello);
+    raw_create(&raw);
+    expect(eventually(load_acquire(&raw.recv->accepted) == 1 || load_acquire(&raw.recv->end) != 0));
+    raw_ring(&raw);
+    belfry_client *c = server_fixture_connect();
+    expect_echo(c); /* the server has gone round its loop */
+    expect_eq(load_acquire(&raw.recv->end), BELFRY_END_NONE);
+    expect_eq(load_acquire(&disconnected), 0);
+    raw_close(&raw);
+    expect(eventually(load_acquire(&disconnected) == 1));
+    belfry_close(c);
+    server_fixture_stop(&server);
+}
+
+/* All of it happens while the shard is busy, so that one look is all that the events lead to, and at that moment the
+   kernel has not dropped the lock yet. */
+Test(listener, looks_again_after_accepting_a_client_whose_lock_was_about_to_go)
+{
+    prepare();
+    server_fixture_start(&server);
+    belfry_client *c = server_fixture_connect();
+    expect_echo(c);
+    block(c);
+    raw_open(&raw, belfry_client_slot(c) == 0 ? 1 : 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    raw_hello(&raw);
+    raw_close(&raw);
+    store_release(&pretend_held, 1);
+    unblock();
+    expect(eventually(load_acquire(&connected) == 2));
+    expect(eventually(load_acquire(&disconnected) == 1));
+    expect_eq(last_end, BELFRY_END_DIED);
+    expect(eventually(!lock_is_there(&raw)));
+    belfry_close(c);
+    server_fixture_stop(&server);
+}
+
+Test(listener, notices_a_death_whose_lock_was_dropped_late)
+{
+    prepare();
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    raw_hello(&raw);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    store_release(&pretend_held, 3); /* now, after 1 and after 10 ms */
+    raw_close(&raw);
+    expect(eventually(load_acquire(&disconnected) == 1));
+    expect_eq(load_acquire(&pretend_held), 0);
+    server_fixture_stop(&server);
+}
+
+Test(listener, lets_a_client_speak_before_it_was_noticed)
+{
+    prepare();
+    server_fixture_start(&server);
+    belfry_client *busy = server_fixture_connect();
+    expect_echo(busy);
+    block(busy);
+    belfry_client *c = server_fixture_connect();
+    expect_rc(belfry_send_one_way(c, "early", 5), 0);
+    expect_eq(load_acquire(&connected), 1);
+    unblock();
+    expect(eventually(load_acquire(&messages) == 3));
+    expect_eq(load_acquire(&connected), 2);
+    belfry_close(c);
+    belfry_close(busy);
+    server_fixture_stop(&server);
+}
+
+/* --- claims that come to nothing ------------------------------------------------------------------------------------------- */
+
+Test(listener, takes_back_a_name_that_nobody_locks)
+{
+    prepare();
+    server.options.claim_grace_ms = 50;
+    server_fixture_start(&server);
+    for (uint32_t slot = 0; slot < 8; slot += 7) { /* a warm one, a cold one */
+        raw_open(&raw, slot);
+        raw_create(&raw);
+        expect(eventually(!lock_is_there(&raw)));
+        raw_close(&raw);
+    }
+    expect(eventually(server_fixture_counters().refusals[BELFRY_END_UNFINISHED] == 2));
+    expect_eq(load_acquire(&connected), 0);
+    server_fixture_stop(&server);
+}
+
+Test(listener, takes_back_a_slot_whose_owner_never_says_hello)
+{
+    prepare();
+    server.options.claim_grace_ms = 20;
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    expect(eventually(load_acquire(&raw.recv->end) == BELFRY_END_UNFINISHED));
+    expect(eventually(!lock_is_there(&raw)));
+    expect_eq(load_acquire(&connected), 0);
+    server_fixture_stop(&server);
+}
+
+Test(listener, takes_back_a_slot_at_once_when_its_owner_dies_before_hello)
+{
+    prepare();
+    server.options.claim_grace_ms = 100000;
+    server_fixture_start(&server);
+    raw_open(&raw, 1);
+    raw_create(&raw);
+    raw_lock(&raw);
+    expect(eventually(load_acquire(&lobby_shard(&raw.lobby, 0)->active) == 1));
+    fixture_pause();
+    raw_close(&raw);
+    expect(eventually(!lock_is_there(&raw)));
+    expect_eq(server_fixture_counters().refusals[BELFRY_END_UNFINISHED], 1);
+    server_fixture_stop(&server);
+}
+
+Test(listener, refuses_a_hello_of_another_version)
+{
+    prepare();
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    raw.send->hello_version = BELFRY_ABI_VERSION + 1;
+    raw.send->hello_generation = raw.generation;
+    store_release(&raw.send->hello, BELFRY_HELLO);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->end) == BELFRY_END_VERSION));
+    expect_eq(load_acquire(&connected), 0);
+    server_fixture_stop(&server);
+}
+
+Test(listener, refuses_a_hello_of_another_generation)
+{
+    prepare();
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    raw.generation++;
+    raw_hello(&raw);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->end) != BELFRY_END_NONE));
+    expect_eq(load_acquire(&connected), 0);
+    server_fixture_stop(&server);
+}
+
+/* A claimant that is stopped, or never says hello on purpose, must not keep the server from stopping. */
+static void expect_stop_beside_claim(uint32_t slot)
+{
+    prepare();
+    server.options.claim_grace_ms = 5000;
+    server_fixture_start(&server);
+    belfry_client *c = server_fixture_connect();
+    expect_echo(c);
+    block(c);
+    if (slot == belfry_client_slot(c))
+        slot ^= 1;
+    raw_open(&raw, slot);
+    raw_create(&raw); /* seen only after the server has begun to stop */
+    raw_lock(&raw);
+    belfry_server_stop(server.server);
+    unblock();
+    int64_t start = fixture_now_ms();
+    expect_rc(belfry_server_wait(server.server), 0);
+    expect(fixture_now_ms() - start < 4000);
+    belfry_close(c);
+    server_fixture_stop(&server);
+}
+
+Test(listener, stops_beside_an_unfinished_claim_of_a_warm_slot)
+{
+    expect_stop_beside_claim(0);
+}
+
+Test(listener, stops_beside_an_unfinished_claim_of_a_cold_slot)
+{
+    expect_stop_beside_claim(5);
+}
+
+static void create_and_lock_during_stop(void)
+{
+    belfry_server_stop(server.server);
+}
+
+/* The demand is in the queue, or half made, when the stop is noticed. */
+Test(listener, stops_while_a_slot_is_being_made)
+{
+    prepare();
+    server.options.claim_grace_ms = 5000;
+    server.options.ring_bytes = 1 << 20; /* many bites */
+    server_fixture_start(&server);
+    store_release(&in_next_look, create_and_lock_during_stop);
+    raw_open(&raw, 5);
+    raw_create(&raw);
+    raw_lock(&raw);
+    int64_t start = fixture_now_ms();
+    expect_rc(belfry_server_wait(server.server), 0);
+    expect(fixture_now_ms() - start < 4000);
+    server_fixture_stop(&server);
+}
+
+/* --- junk ----------------------------------------------------------------------------------------------------------------- */
+
+Test(listener, removes_names_that_are_no_slots_lock_and_counts_each_once)
+{
+    static const char *const names[] = {"slot_07.lock", "slot_+7.lock", "slot_4294967303.lock", "slot_8.lock",
+                                        "slot_-1.lock", "slot_1.lock.", "slot_.lock",           "anything"};
+    char locks[2 * FIXTURE_PATH_BYTES], path[2 * FIXTURE_PATH_BYTES];
+    prepare();
+    server_fixture_start(&server);
+    server_fixture_path(&server, locks, "shard-0");
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "shard-0/%s", names[i]);
+        server_fixture_path(&server, path, name);
+        close(open(path, O_CREAT | O_WRONLY, 0600));
+        expect(eventually(access(path, F_OK) != 0));
+    }
+    belfry_client *c = server_fixture_connect();
+    expect_echo(c);
+    expect_eq(server_fixture_counters().junk_names, sizeof names / sizeof names[0]);
+    expect(eventually(fixture_count_files(locks, "") == 1)); /* the pool holds a name while it warms a slot */
+    belfry_close(c);
+    server_fixture_stop(&server);
+}
+
+Test(listener, removes_what_is_no_file_under_a_slots_name)
+{
+    char locks[2 * FIXTURE_PATH_BYTES], path[2 * FIXTURE_PATH_BYTES], inner[2 * FIXTURE_PATH_BYTES + 16];
+    prepare();
+    server_fixture_start(&server);
+    server_fixture_path(&server, locks, "shard-0");
+    server_fixture_path(&server, path, "shard-0/slot_3.lock");
+    expect_eq(mkfifo(path, 0600), 0);
+    expect(eventually(access(path, F_OK) != 0));
+    expect_eq(mkdir(path, 0700), 0);
+    expect(eventually(access(path, F_OK) != 0));
+    expect_eq(symlink("/etc/passwd", path), 0);
+    expect(eventually(faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) != 0));
+    snprintf(inner, sizeof inner, "%s/victim", server.root);
+    close(open(inner, O_CREAT | O_WRONLY, 0600));
+    expect_eq(link(inner, path), 0);
+    expect(eventually(access(path, F_OK) != 0));
+    expect_eq(access(inner, F_OK), 0);
+    /* One that cannot be removed is moved aside. */
+    server_fixture_path(&server, inner, "full");
+    expect_eq(mkdir(inner, 0700), 0);
+    char file[sizeof inner + 16];
+    snprintf(file, sizeof file, "%s/file", inner);
+    close(open(file, O_CREAT | O_WRONLY, 0600));
+    expect_eq(rename(inner, path), 0);
+    expect(eventually(access(path, F_OK) != 0));
+    expect(eventually(server_fixture_counters().junk_names == 5));
+    expect_eq(fixture_count_files(locks, ""), 0);
+    server_fixture_stop(&server);
+}
+
+Test(listener, survives_a_lock_file_that_it_may_not_open)
+{
+    if (geteuid() == 0)
+        cr_skip_test("root may open every file");
+    prepare();
+    server.options.max_slots = server.options.warm_pool = 2;
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw.fd = bf_os_open(BF_OS_CWD, raw.lock, BF_OS_WRITE | BF_OS_CREATE_NEW, 0);
+    expect(raw.fd >= 0);
+    expect(eventually(!lock_is_there(&raw)));
+    raw_close(&raw);
+    server_fixture_stop(&server);
+}
+
+/* --- lost events ------------------------------------------------------------------------------------------------------------- */
+
+Test(listener, finds_everything_after_its_queue_overflowed)
+{
+    int limit = 0;
+    FILE *file = fopen("/proc/sys/fs/inotify/max_queued_events", "r");
+    expect(file != NULL && fscanf(file, "%d", &limit) == 1);
+    fclose(file);
+    if (limit > 100000)
+        cr_skip_test("fs.inotify.max_queued_events is %d: flooding it would take too long", limit);
+    char path[2 * FIXTURE_PATH_BYTES];
+    prepare();
+    server_fixture_start(&server);
+    belfry_client *leaver, *c = server_fixture_connect();
+    expect_echo(c);
+    leaver = server_fixture_connect();
+    expect_echo(leaver);
+    block(c);
+    server_fixture_path(&server, path, "shard-0/.flood");
+    for (int i = 0; i <= limit; i++) {
+        close(open(path, O_CREAT | O_WRONLY, 0600));
+        unlink(path);
+    }
+    /* Neither of these two is told: one dies without a goodbye, one comes. */
+    bf_os_close(leaver->lock_fd);
+    leaver->lock_fd = -1;
+    raw_open(&raw, 5);
+    raw_create(&raw);
+    raw_lock(&raw);
+    unblock();
+    expect(eventually(load_acquire(&disconnected) == 1));
+    expect_eq(last_end, BELFRY_END_DIED);
+    expect(eventually(server_fixture_counters().slots_made_on_demand >= 1));
+    raw_map(&raw);
+    raw_hello(&raw);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    expect(server_fixture_counters().rescans >= 1);
+    belfry_close(leaver);
+    belfry_close(c);
+    server_fixture_stop(&server);
+}
+
+/* --- bell groups --------------------------------------------------------------------------------------------------------------- */
+
+/*
+ * The leader of a bell group has claimed its slot but is no conn yet when its member's reply comes: the reply rings the
+ * member's own bell, at which nobody listens. The leader's bell must be rung when it is accepted.
+ */
+Test(listener, rings_a_leader_that_is_accepted_after_its_members_reply)
+{
+    prepare();
+    server_fixture_start(&server);
+    belfry_client *member = server_fixture_connect();
+    expect_echo(member);
+    raw_open(&raw, belfry_client_slot(member) == 0 ? 1 : 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    expect(eventually(load_acquire(&lobby_shard(&raw.lobby, 0)->active) == 2));
+
+    store_relaxed(&member->send->bell_at, BELFRY_BELL_AT(raw.slot, raw.generation));
+    uint32_t value = doorbell_park_client(raw.send, raw.recv); /* the group sleeps */
+    full_fence();
+    expect_rc(belfry_send(member, "x", 1, NULL), 0);
+    expect(eventually(!ring_is_empty(&member->in)));
+    raw_hello(&raw);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    expect(eventually(load_acquire(&raw.recv->bell) != value));
+    store_relaxed(&member->send->bell_at, 0);
+    raw_close(&raw);
+    belfry_close(member);
+    server_fixture_stop(&server);
+}
+
+Test(listener, rings_the_leader_for_its_member_and_falls_back_when_there_is_none)
+{
+    prepare();
+    server_fixture_start(&server);
+    belfry_client *member = server_fixture_connect(), *leader = server_fixture_connect();
+    expect_echo(member);
+    expect_echo(leader);
+    const uint64_t good = BELFRY_BELL_AT(leader->slot, leader->generation);
+    const struct {
+        uint64_t at;
+        bool leads;
+    } cases[] = {{good, true},
+                 {good + 1, false},                       /* another generation */
+                 {BELFRY_BELL_AT(7, 0), false},           /* nobody there */
+                 {BELFRY_BELL_AT(4000000000u, 0), false}, /* no such slot */
+                 {BELFRY_BELL_AT(member->slot, member->generation), false /* itself: a chain */},
+                 {1, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        belfry_message m;
+        store_relaxed(&member->send->bell_at, cases[i].at);
+        uint32_t of_leader = doorbell_park_client(leader->send, leader->recv);
+        uint32_t of_member = doorbell_park_client(member->send, member->recv);
+        full_fence();
+        expect_rc(belfry_send(member, "x", 1, NULL), 0);
+        const uint32_t *rung = cases[i].leads ? &leader->recv->bell : &member->recv->bell;
+        const uint32_t *other = cases[i].leads ? &member->recv->bell : &leader->recv->bell;
+        expect(eventually(load_acquire(rung) == (cases[i].leads ? of_leader : of_member) + 1));
+        expect_eq(load_acquire(other), cases[i].leads ? of_member : of_leader);
+        expect_rc(belfry_receive(member, &m, server_fixture_patience()), 0);
+        belfry_release(member, &m);
+    }
+    store_relaxed(&member->send->bell_at, 0);
+    belfry_close(leader);
+    belfry_close(member);
+    server_fixture_stop(&server);
+}
