@@ -261,6 +261,20 @@ Test(poller, sleeps_on_its_leaders_bell)
         expect(clients[i]->send->parked != clients[i]->recv->bell); /* only the leader ever parked */
 }
 
+/* A member that waits on its own is rung at its own bell, and follows its leader again at the next common sleep. */
+Test(poller, lets_a_member_call_on_its_own)
+{
+    belfry_poll_event event;
+    belfry_message m;
+    for (int i = 0; i < 3; i++)
+        add(i);
+    expect(bell_at(2) == leader(0));
+    expect_rc(belfry_call(clients[2], "x", 1, &m, belfry_in_ms(5)), -ETIMEDOUT);
+    expect(bell_at(2) == 0);
+    expect_rc(belfry_poller_wait(poller, &event, 1, belfry_in_ms(5)), 0);
+    expect(bell_at(2) == leader(0));
+}
+
 /* A member that lacks room says so, though it is not the one that parks. */
 Test(poller, sleeps_with_every_members_wish_for_room_on_record)
 {

@@ -17,6 +17,7 @@
 #include "base/os.h"
 #include "client/client.h"
 #include "expect.h"
+#include "server/conn.h"
 #include "server_fixture.h"
 #include "shm/doorbell.h"
 #include "shm/place.h"
@@ -566,6 +567,30 @@ Test(conn, keeps_replies_for_a_slow_client_up_to_a_limit)
     expect(eventually(server_fixture_counters().outbox_bytes == 0));
     script.on_message = NULL;
     expect_echo(c);
+    end(c);
+}
+
+static void push_beyond_a_small_outbox(belfry_conn *conn, const belfry_message *m)
+{
+    static char data[1000];
+    while (outbox_is_empty(&conn->outbox) && (script.rc[0] = belfry_push(conn, data, sizeof data)) == 0)
+        ;
+    script.rc[1] = belfry_push(conn, data, sizeof data);
+    belfry_fail(conn, m, -EIO, NULL);
+}
+
+/* Else a service with a small limit could never send a large message to a client whose ring is full. */
+Test(conn, takes_one_message_of_any_size_into_an_empty_outbox)
+{
+    script.on_message = push_beyond_a_small_outbox;
+    prepare();
+    server.options.outbox_bytes_max = 100;
+    start();
+    belfry_client *c = server_fixture_connect();
+    expect_rc(belfry_send(c, "?", 1, NULL), 0);
+    expect(eventually(load_acquire(&script.messages) == 1));
+    expect_eq(script.rc[0], 0);
+    expect_eq(script.rc[1], BELFRY_EBACKLOG);
     end(c);
 }
 

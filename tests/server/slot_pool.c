@@ -154,6 +154,7 @@ Test(slot_pool, makes_64_warm_slots_visible_as_64_pairs_of_files)
     expect_eq(fixture_count_files(scene.segments, "_send"), 64);
     expect_eq(fixture_count_files(scene.segments, "_recv"), 64);
     expect_eq(fixture_count_files(scene.segments, ""), 128); /* and nothing half-made */
+    expect_eq(fixture_count_files(scene.segments, ".making"), 0);
     expect_eq(fixture_count_files(scene.locks, ""), 0);
     expect_eq(scene.pool.warm, 64);
     expect_eq(scene.pool.cold, 1024 - 64);
@@ -587,6 +588,7 @@ Test(slot_pool, tells_a_client_that_there_is_no_memory_for_its_slot)
     expect_eq(fixture_count_files(scene.segments, "_send"), 2 + 10 - refused);
     expect_eq(fixture_count_files(scene.segments, "_recv"), 2 + 10 - refused);
     expect_eq(fixture_count_fds(), fds);
+    expect_eq(fixture_count_files(scene.segments, ".making"), 0);
     expect_eq(log_lines, 1); /* once per pause, not once per client */
     expect_eq(scene.pool.active, 10 - refused);
 

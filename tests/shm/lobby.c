@@ -217,10 +217,13 @@ Test(lobby, is_refused_when_a_section_lies_outside_of_it)
         expect_wrong(section->stride, 8);
         expect_wrong(section->stride, server.bytes);
         expect_wrong(section->stride, UINT64_MAX - 7);
-        expect_wrong(section->stride, 1ull << 62); /* times four is nothing, in 64 bits */
+        expect_wrong(section->stride, 1ull << 62);         /* times four is nothing, in 64 bits */
+        expect_wrong(section->stride, 0x5555555555555558); /* times three is 8 */
         expect_wrong(section->stride, section->stride + 4);
     }
-    expect_wrong(map->section[1].kind, BELFRY_SECTION_SHARDS); /* twice */
+    expect_wrong(map->section[1].kind, BELFRY_SECTION_SHARDS); /* one is missing */
+    map->section[3] = map->section[0];                         /* one is there twice */
+    expect_wrong(map->section_count, 4);
 }
 
 Test(lobby, may_have_sections_that_a_client_does_not_know_if_it_says_so)

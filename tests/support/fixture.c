@@ -89,7 +89,7 @@ int fixture_count_files(const char *path, const char *part)
     if (dir == NULL)
         return -1;
     for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
-        count += entry->d_name[0] != '.' && strstr(entry->d_name, part) != NULL;
+        count += (entry->d_name[0] != '.' || part[0] == '.') && strstr(entry->d_name, part) != NULL;
     closedir(dir);
     return count;
 }

@@ -40,7 +40,7 @@ void fixture_pause(void); /* 1 ms */
         holds_;                                                      \
     })
 
-/* Names in a directory that contain `part` ("" = all), without those that begin with a dot. */
+/* Names in a directory that contain `part` ("" = all); those that begin with a dot only if `part` does, too. */
 int fixture_count_files(const char *path, const char *part);
 
 /* Descriptors that this process has open. */
