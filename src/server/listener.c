@@ -76,9 +76,22 @@ static void look_later(struct bf_shard *shard, struct bf_slot *slot)
     static const int64_t after_ns[] = {1 * NS_PER_MS,    10 * NS_PER_MS,    100 * NS_PER_MS,
                                        1000 * NS_PER_MS, 10000 * NS_PER_MS, 60000 * NS_PER_MS};
     uint32_t last = slot->phase == SLOT_CLAIMED ? 2 : sizeof after_ns / sizeof after_ns[0] - 1;
-    slot->look_at_ns = bf_os_now_ns() + after_ns[bf_min(slot->looks, last)];
+    bf_listener_look_after(shard, slot, after_ns[bf_min(slot->looks, last)]);
     slot->looks++;
+}
+
+void bf_listener_look_after(struct bf_shard *shard, struct bf_slot *slot, int64_t after_ns)
+{
+    slot->look_at_ns = bf_os_now_ns() + after_ns;
     slot_queue_put(&shard->later, slot);
+}
+
+void bf_listener_rung(struct bf_shard *shard, struct bf_slot *slot)
+{
+    if (++slot->empty < EMPTY_RINGS_MAX)
+        slot_queue_put(&shard->dirty, slot);
+    else
+        look_later(shard, slot); /* which arms the wait again, too */
 }
 
 int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
@@ -88,11 +101,14 @@ int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
     shard->later.first = shard->later.last = NULL;
     struct bf_slot *slot;
     while ((slot = slot_queue_take(&waiting)) != NULL) {
-        if (slot->look_at_ns <= now_ns) {
-            bf_listener_look(shard, slot);
-        } else {
+        if (slot->look_at_ns > now_ns) {
             next = bf_min(next, slot->look_at_ns);
             slot_queue_put(&shard->later, slot);
+        } else if (slot->muted) {
+            slot->muted = false;
+            bf_shard_heat(shard, slot);
+        } else {
+            bf_listener_look(shard, slot);
         }
     }
     for (slot = shard->later.first; slot != NULL; slot = slot->next[SLOT_QUEUE_LATER])
@@ -149,7 +165,8 @@ static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
     slot->phase = SLOT_OPEN;
     slot->quiet = 0;
     slot->active = true;
-    slot->heard = slot->suspected = false;
+    slot->heard = slot->muted = slot->suspected = false;
+    slot->empty = 0;
     shard->conn_count++;
     counter_add(&shard->counters->connections_total, 1);
     counter_add(&shard->counters->connections_active, 1);
@@ -277,7 +294,8 @@ static void tell_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     store_relaxed(&slot->lobby->reason, (uint32_t)why);
     bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
     slot->phase = SLOT_ENDING;
-    slot->hinted = false;
+    slot->hinted = slot->muted = false;
+    slot->empty = 0;
     if (slot->wait_armed)
         bf_reactor_cancel_bell(&shard->reactor, slot->index, slot->generation);
     else

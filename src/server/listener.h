@@ -10,6 +10,8 @@
 
 #include "server/shard.h"
 
+#define EMPTY_RINGS_MAX 16 /* in a row; then the slot is looked at by the clock */
+
 /* Something happened to this name in the lock directory; `closed`: perhaps its owner is gone. */
 void bf_listener_event(struct bf_shard *shard, const char *name, bool closed);
 
@@ -19,7 +21,13 @@ bool bf_listener_work(struct bf_shard *shard);
 /* Put the slots that are due for another look among the dirty; returns when the next one is due, INT64_MAX: never. */
 int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns);
 
-/* A claimed slot's doorbell was rung, or its segments have just been made: is hello there? */
+/* Look at the slot again after so long. */
+void bf_listener_look_after(struct bf_shard *shard, struct bf_slot *slot, int64_t after_ns);
+
+/* A claimed slot's doorbell was rung: is hello there? Not at once when it has rung for nothing too often. */
+void bf_listener_rung(struct bf_shard *shard, struct bf_slot *slot);
+
+/* Look at the slot's lock file now, and do what the facts ask for. */
 void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot);
 
 /* End a conn now: on_disconnect, tell the client, recycle. */

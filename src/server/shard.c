@@ -30,6 +30,7 @@
 #define QUIET_SLEEPS_MAX 4 /* a hot slot without a message for this many sleeps is parked */
 #define BUSY_HOT_MAX 8     /* with more hot slots than this, a busy shard parks quiet ones too ... */
 #define BUSY_TURNS 256     /* ... looking for them once in this many turns */
+#define MUTE_NS 10000000ll
 #define SWEEP_NS_MIN 1000000000ll
 #define SWEEP_NS_MAX 60000000000ll
 
@@ -111,7 +112,7 @@ static void take_bell(struct bf_shard *s, const struct bf_event *event)
         if (event->result == -EFAULT)
             bf_listener_refuse(s, slot, BELFRY_END_PEER_FAULT, 0);
         else
-            slot_queue_put(&s->dirty, slot);
+            bf_listener_rung(s, slot);
         return;
     case SLOT_ENDING:
         bf_listener_ended(s, slot);
@@ -173,6 +174,16 @@ static bool collect(struct bf_shard *s)
 
 /* --- drain ------------------------------------------------------------------------------------------------------- */
 
+/* It rings and says nothing, again and again: its wait is armed again only after a pause, and its ring looked at then. */
+static void mute(struct bf_shard *s, struct bf_slot *slot)
+{
+    slot->muted = true;
+    slot->empty = 0;
+    store_relaxed(&slot->recv->parked, BELFRY_PARKED_DATA);
+    bf_shard_cool(s, slot);
+    bf_listener_look_after(s, slot, MUTE_NS);
+}
+
 static bool drain(struct bf_shard *s)
 {
     bool worked = false;
@@ -188,10 +199,15 @@ static bool drain(struct bf_shard *s)
         if (rc > 0) {
             slot->active = true;
             slot->heard = slot->suspected = false;
+            slot->empty = 0;
             worked = true;
         } else if (bf_unlikely(slot->heard)) {
             slot->heard = false;
             counter_add(&s->counters->empty_rings, 1);
+            if (++slot->empty >= EMPTY_RINGS_MAX) {
+                mute(s, slot); /* s->hot[i] is another now */
+                continue;
+            }
         }
         i++;
     }

@@ -65,6 +65,8 @@ struct bf_slot {
     bool active;    /* had a message since */
     bool touched;   /* something of this turn must be told */
     bool heard;     /* rung, and nothing found behind it yet */
+    bool muted;     /* rang for nothing too often: looked at by the clock for a while */
+    uint32_t empty; /* rings in a row with nothing behind them */
     bool hinted;    /* an event said "closed" and the lock was still held */
     bool suspected; /* the sweep found an unrung entry at suspected_at */
     uint64_t suspected_at;

@@ -627,6 +627,30 @@ static void reply_large(belfry_conn *conn, const belfry_message *m)
         belfry_reply(conn, m, data, sizeof data);
 }
 
+/* Sixteen for nothing, then a pause of 10 ms: so many rings can be heard in so long, however fast they come. */
+Test(conn, is_muted_for_a_while_when_it_rings_for_nothing_and_heard_all_the_same)
+{
+    belfry_client *neighbour = begin(NULL), *c = server_fixture_connect();
+    expect_echo(c);
+    expect_echo(neighbour);
+    int64_t began = bf_os_now_ns(), now;
+    uint64_t rings = 0;
+    while ((now = bf_os_now_ns()) < began + 500000000ll) {
+        doorbell_bump_send(c->send);
+        bf_os_wake(&c->send->bell);
+        if (++rings % 1000 == 0)
+            expect_echo(neighbour);
+    }
+    uint64_t heard = server_fixture_counters().empty_rings;
+    uint64_t pauses = (uint64_t)(now - began) / 10000000 + 2;
+    expect(rings > 10000);
+    expect(heard > 0 && heard <= pauses * 16);
+    expect_echo(c);
+    expect_echo(c);
+    belfry_close(c);
+    end(neighbour);
+}
+
 /* Nobody reads, both rings fill up; then the client reads, and every request has its answer, in order. */
 Test(conn, resolves_two_full_rings)
 {
