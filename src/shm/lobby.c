@@ -86,7 +86,7 @@ int bf_lobby_create(struct bf_lobby *lobby, int instance_dir, const struct bf_ge
     int rc = bf_os_lock(lobby->fd);
     if (rc == 0)
         rc = bf_os_allocate(lobby->fd, 0, first.lobby_bytes);
-    void *map;
+    void *map = NULL;
     if (rc == 0)
         rc = bf_os_map(lobby->fd, first.lobby_bytes, true, NULL, &map);
     if (rc < 0) {
@@ -186,7 +186,7 @@ int bf_lobby_attach(struct bf_lobby *lobby, int instance_dir)
     *lobby = BF_LOBBY_NULL;
     struct belfry_abi_lobby first;
     struct bf_os_file file;
-    void *map;
+    void *map = NULL;
 
     lobby->fd = bf_os_open(instance_dir, PLACE_LOBBY, BF_OS_READ, 0);
     if (lobby->fd == -ENOENT)
