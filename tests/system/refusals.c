@@ -287,7 +287,7 @@ Test(refusals, a_tmpfs_too_small_for_the_warm_pool)
     struct house house;
     house_init(&house);
     if (!mount_small(&house, "1m"))
-        cr_skip_test("needs root, to mount a small tmpfs");
+        cr_skip_test("only root can mount a small tmpfs, and not in a chroot");
     house.options.warm_pool = 64;
     cr_assert_eq(house_start_rc(&house), BELFRY_ENOSPACE);
     cr_assert_eq(house_files(&house, "_send") + house_files(&house, "lobby"), 0, "a failed start leaves nothing");
@@ -305,7 +305,7 @@ Test(refusals, a_tmpfs_that_fills_up_refuses_newcomers_and_serves_the_others)
     int count = 0, rc = 0;
     house_init(&house);
     if (!mount_small(&house, "16m"))
-        cr_skip_test("needs root, to mount a small tmpfs");
+        cr_skip_test("only root can mount a small tmpfs, and not in a chroot");
     house.options.ring_bytes = 65536;
     house.options.on_log = NULL;
     house_start(&house);
