@@ -24,7 +24,7 @@ void bf_client_tell(struct belfry_client *c, bool committed)
 {
     bool published = c->in.has_published;
     c->in.has_published = false;
-    full_fence(); /* the entry or position is visible before we read who sleeps; partner: shard.c, go_to_sleep */
+    full_fence(); /* the entry or position is visible before we read who sleeps; partner: sleep.c, bf_shard_sleep */
     if (!doorbell_server_wants(c->recv, c->shard, committed, published))
         return;
     doorbell_bump_send(c->send);

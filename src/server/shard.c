@@ -4,42 +4,24 @@
  *
  *     collect completions  ->  drain hot conns  ->  flush: one fence, wakes, one submit  ->  one bite of house-keeping
  *
- * and, when a turn found nothing to do and polling no longer pays, sleep. Every step of going to sleep is in
- * docs/PROTOCOL.md, "The shard goes to sleep"; the order of its stores and loads is in docs/ORDERING.md.
- *
- * Hot slots are looked at every turn. A slot that stays quiet is parked: its client will ring. Every open slot has a
- * wait armed whenever the shard sleeps, hot or parked.
+ * and, when a turn found nothing to do and polling no longer pays, sleep (sleep.c). thread.c starts and ends it.
  */
 #include "server/shard.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "base/check.h"
-#include "base/error.h"
 #include "base/order.h"
 #include "base/os.h"
 #include "server/conn.h"
 #include "server/listener.h"
-#include "server/obituary.h"
-#include "server/server.h"
+#include "server/sleep.h"
 #include "shm/doorbell.h"
+#include "shm/place.h"
 
 #define EVENTS_PER_TURN 1024
-#define QUIET_SLEEPS_MAX 4 /* a hot slot without a message for this many sleeps is parked */
-#define BUSY_HOT_MAX 8     /* with more hot slots than this, a busy shard parks quiet ones too ... */
-#define BUSY_TURNS 256     /* ... looking for them once in this many turns */
+#define BUSY_TURNS 256 /* between two looks at the clock */
 #define MUTE_NS 10000000ll
-#define SWEEP_NS_MIN 1000000000ll
-#define SWEEP_NS_MAX 60000000000ll
-
-static _Thread_local struct bf_shard *self;
-
-struct bf_shard *bf_shard_self(void)
-{
-    return self;
-}
 
 /* --- small services for listener, conn and reply ------------------------------------------------------------------ */
 
@@ -78,14 +60,6 @@ void bf_shard_arm(struct bf_shard *s, struct bf_slot *slot)
     bf_reactor_wait_bell(&s->reactor, &slot->send->bell, slot->wait_value, slot->index, slot->generation);
     slot->wait_armed = true;
     s->waits_armed++;
-}
-
-static void arm_mailbox(struct bf_shard *s)
-{
-    if (s->mailbox_armed)
-        return;
-    bf_reactor_wait_mailbox(&s->reactor, &s->mailbox_bell, load_acquire(&s->mailbox_bell));
-    s->mailbox_armed = true;
 }
 
 /* --- collect ----------------------------------------------------------------------------------------------------- */
@@ -260,71 +234,7 @@ static void flush(struct bf_shard *s)
     bf_reactor_submit(&s->reactor);
 }
 
-/* --- parking quiet slots ------------------------------------------------------------------------------------------ */
-
-/*
- * Take slots that had no message for `quiet_max` looks out of the hot list and tell their clients to ring. The caller
- * fences and then calls look_at_parked().
- */
-static void park_quiet(struct bf_shard *s, uint32_t quiet_max)
-{
-    s->parking_count = 0;
-    for (uint32_t i = 0; i < s->hot_count;) {
-        struct bf_slot *slot = s->hot[i];
-        slot->quiet = slot->active ? 0 : slot->quiet + 1;
-        slot->active = false;
-        if (slot->quiet < quiet_max || slot->conn->dying != BELFRY_END_NONE || !outbox_is_empty(&slot->conn->outbox)) {
-            i++;
-            continue;
-        }
-        bf_shard_arm(s, slot); /* the value is read and the wait prepared before the client may ring */
-        store_relaxed(&slot->recv->parked, BELFRY_PARKED_DATA);
-        bf_shard_cool(s, slot);
-        s->parking[s->parking_count++] = slot;
-    }
-}
-
-/* After the fence: who spoke while being parked is hot again. */
-static bool look_at_parked(struct bf_shard *s)
-{
-    bool work = false;
-    for (uint32_t i = 0; i < s->parking_count; i++) {
-        struct bf_slot *slot = s->parking[i];
-        if (!bf_conn_has_work(slot->conn))
-            continue;
-        store_relaxed(&slot->recv->parked, 0);
-        bf_shard_heat(s, slot);
-        work = true;
-    }
-    s->parking_count = 0;
-    return work;
-}
-
 /* --- house-keeping ------------------------------------------------------------------------------------------------ */
-
-/* What only the slow sweep found was lost by somebody: count it, and serve it. An entry is suspected at one sweep and
-   rescued at the next: a client may have been stopped between its commit and its ring. */
-static void sweep(struct bf_shard *s, int64_t now_ns)
-{
-    s->swept_ns = now_ns;
-    counter_add(&s->counters->sweeps, 1);
-    for (uint32_t i = 0; i < s->pool.count; i++) {
-        struct bf_slot *slot = &s->pool.slots[i];
-        if (slot->phase != SLOT_OPEN)
-            continue;
-        if (slot->hot_index != SLOT_NOT_HOT || !bf_conn_has_work(slot->conn))
-            continue;
-        uint64_t position = slot->conn->in.position;
-        if (slot->suspected && slot->suspected_at == position) {
-            counter_add(&s->counters->rescued_wakes, 1);
-            store_relaxed(&slot->recv->parked, 0);
-            bf_shard_heat(s, slot);
-        }
-        slot->suspected = true;
-        slot->suspected_at = position;
-        s->sweep_interval_ns = SWEEP_NS_MIN;
-    }
-}
 
 static bool house_keep(struct bf_shard *s)
 {
@@ -337,78 +247,10 @@ static bool house_keep(struct bf_shard *s)
     }
     if (++s->turns_since_clock >= BUSY_TURNS) {
         s->turns_since_clock = 0;
-        int64_t now = bf_os_now_ns();
-        if (s->later.first != NULL)
-            bf_listener_tick(s, now);
-        if (now - s->swept_ns >= SWEEP_NS_MAX && s->conn_count > 0) /* a shard that is never idle sweeps, too */
-            sweep(s, now);
-        if (s->hot_count > BUSY_HOT_MAX) {
-            park_quiet(s, QUIET_SLEEPS_MAX);
-            full_fence();
-            look_at_parked(s);
-        }
+        bf_shard_tick(s);
     }
     store_relaxed(&s->counters->allocated_bytes, s->arena.allocated_bytes);
     return worked;
-}
-
-/* --- sleep ------------------------------------------------------------------------------------------------------- */
-
-static int64_t sleep_limit(struct bf_shard *s)
-{
-    int64_t now = bf_os_now_ns();
-    int64_t next = s->later.first != NULL ? bf_listener_tick(s, now) : INT64_MAX;
-    if (s->conn_count == 0)
-        s->sweep_at_ns = 0;
-    else if (s->sweep_at_ns == 0)
-        s->sweep_at_ns = now + s->sweep_interval_ns;
-    if (s->sweep_at_ns != 0)
-        next = bf_min(next, s->sweep_at_ns);
-    if (s->pool.refill_after_ns > now)
-        next = bf_min(next, s->pool.refill_after_ns);
-    if (next == INT64_MAX)
-        return -1;
-    return bf_max(next - now, 0);
-}
-
-/* A sleep is over: was it for the sweep? */
-static void after_sleep(struct bf_shard *s)
-{
-    if (s->sweep_at_ns == 0)
-        return;
-    int64_t now = bf_os_now_ns();
-    if (now < s->sweep_at_ns)
-        return;
-    s->sweep_at_ns = 0;
-    s->sweep_interval_ns = bf_min(s->sweep_interval_ns * 2, SWEEP_NS_MAX);
-    sweep(s, now);
-}
-
-static void go_to_sleep(struct bf_shard *s)
-{
-    int64_t limit_ns = sleep_limit(s);
-    store_relaxed(&s->lobby->asleep, 1);
-    park_quiet(s, QUIET_SLEEPS_MAX);
-    for (uint32_t i = 0; i < s->hot_count; i++) {
-        struct bf_slot *slot = s->hot[i];
-        bf_shard_arm(s, slot);
-        if (!outbox_is_empty(&slot->conn->outbox))
-            store_relaxed(&slot->recv->parked, BELFRY_PARKED_SPACE);
-    }
-    arm_mailbox(s);
-    full_fence(); /* asleep and parked are visible before the last look; partner: client/wait.c, bf_client_tell */
-
-    bool work = look_at_parked(s) || (load_relaxed(&s->stop_requested) && !s->stopping) || s->dirty.first != NULL ||
-                s->rescan || s->touched_count > 0 || bf_slot_pool_is_busy(&s->pool);
-    for (uint32_t i = 0; i < s->hot_count && !work; i++)
-        work = bf_conn_has_work(s->hot[i]->conn);
-    if (!work) {
-        counter_add(&s->counters->parks, 1);
-        bf_reactor_sleep(&s->reactor, limit_ns);
-    }
-    store_relaxed(&s->lobby->asleep, 0);
-    if (!work)
-        after_sleep(s);
 }
 
 /* --- the loop ---------------------------------------------------------------------------------------------------- */
@@ -449,7 +291,7 @@ static bool turn(struct bf_shard *s)
     return worked;
 }
 
-static void run(struct bf_shard *s)
+void bf_shard_run(struct bf_shard *s)
 {
     bool polling = false;
     while (!s->finished) {
@@ -466,115 +308,9 @@ static void run(struct bf_shard *s)
         polling = true;
         if (bf_spin_again(&s->spin))
             continue;
-        go_to_sleep(s);
+        bf_shard_sleep(s);
         polling = false;
     }
-}
-
-/* --- the thread --------------------------------------------------------------------------------------------------- */
-
-static int allocate_lists(struct bf_shard *s)
-{
-    size_t count = s->pool.count;
-    s->hot = calloc(count, sizeof *s->hot);
-    s->parking = calloc(count, sizeof *s->parking);
-    s->touched = calloc(count, sizeof *s->touched);
-    if (s->hot == NULL || s->parking == NULL || s->touched == NULL)
-        return bf_error(-ENOMEM, "no memory for %zu slots", count);
-    return 0;
-}
-
-static int open_shard(struct bf_shard *s)
-{
-    struct belfry_server *server = s->server;
-    const struct bf_geometry *g = &server->lobby.geometry;
-    char locks[PLACE_PATH_BYTES + 64], service[PLACE_PATH_BYTES];
-
-    s->lobby = lobby_shard(&server->lobby, s->index);
-    s->counters = lobby_counters(&server->lobby, s->index);
-    s->dirty.kind = SLOT_QUEUE_DIRTY;
-    s->later.kind = SLOT_QUEUE_LATER;
-    s->sweep_interval_ns = SWEEP_NS_MIN;
-    s->swept_ns = bf_os_now_ns();
-    s->service_dir = server->instance.service_dir;
-    snprintf(service, sizeof service, "%.400s/%s", server->place.root, server->place.service);
-    snprintf(locks, sizeof locks, "%s/%llu/shard-%u", service, (unsigned long long)g->instance, s->index);
-    bf_spin_init(&s->spin, s->options->spin);
-
-    int rc = bf_arena_open(&s->arena);
-    if (rc == 0)
-        rc = s->lock_dir = bf_instance_open_locks(&server->instance, s->index);
-    if (rc >= 0)
-        rc = bf_reactor_open(&s->reactor, g->slots_per_shard + 2, locks, service);
-    if (rc == 0) {
-        uint32_t share = g->warm_pool / g->shards + (s->index < g->warm_pool % g->shards);
-        struct bf_slot_pool_config config = {.lobby = &server->lobby,
-                                             .log = s->log,
-                                             .reactor = &s->reactor,
-                                             .shard = s->index,
-                                             .warm_target = share,
-                                             .lock_dir = s->lock_dir,
-                                             .segment_dir = server->instance.segment_dir,
-                                             .no_fork = s->options->atfork};
-        rc = bf_slot_pool_open(&s->pool, &config);
-    }
-    if (rc == 0)
-        rc = allocate_lists(s);
-    if (rc == 0)
-        rc = bf_slot_pool_fill(&s->pool);
-    if (rc == 0)
-        rc = bf_obituary_open(s->lobby);
-    return rc;
-}
-
-/* Also for a half-opened one. No wait is armed any more but, perhaps, the mailbox's. */
-static void close_shard(struct bf_shard *s)
-{
-    struct bf_event event;
-    if (s->mailbox_armed) {
-        bf_reactor_cancel_mailbox(&s->reactor);
-        while (s->mailbox_armed) {
-            bf_reactor_sleep(&s->reactor, -1);
-            while (bf_reactor_next(&s->reactor, &event))
-                s->mailbox_armed &= event.kind != BF_EVENT_MAILBOX;
-        }
-    }
-    if (s->reactor.uring.open)
-        bf_reactor_close(&s->reactor);
-    if (s->pool.slots != NULL)
-        bf_slot_pool_close(&s->pool);
-    bf_os_close(s->lock_dir);
-    store_relaxed(&s->counters->allocated_bytes, s->arena.allocated_bytes);
-    bf_arena_close(&s->arena);
-    free(s->hot);
-    free(s->parking);
-    free(s->touched);
-    s->hot = s->parking = s->touched = NULL;
-}
-
-void *bf_shard_main(void *argument)
-{
-    struct bf_shard *s = argument;
-    self = s;
-    s->lock_dir = -1;
-    bf_os_block_signals();
-    if (s->cpu != UINT32_MAX && bf_os_pin(s->cpu) < 0)
-        s->cpu = UINT32_MAX; /* the processor went away: run where we may */
-
-    int rc = open_shard(s);
-    if (rc < 0) {
-        const char *error = belfry_last_error();
-        bf_server_report(s->server, s, rc, error);
-        close_shard(s);
-        return NULL;
-    }
-    store_relaxed(&s->lobby->cpu, s->cpu);
-    store_release(&s->lobby->door, BELFRY_DOOR_OPEN);
-    bf_server_report(s->server, s, 0, "");
-    run(s);
-    bf_obituary_close(s->lobby);
-    close_shard(s);
-    return NULL;
 }
 
 void bf_shard_stop(struct bf_shard *s)

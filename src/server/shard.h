@@ -2,7 +2,7 @@
 /*
  * shard.h: one thread, its uring, its slots, its conns. Nothing in here is shared with another shard.
  *
- * The turn is the only place where control flows (shard.c); listener.c knows who comes and goes, conn.c what they say,
+ * The turn is the only place where control flows (shard.c; thread.c starts it, sleep.c ends a quiet one); listener.c knows who comes and goes, conn.c what they say,
  * reply.c what is answered.
  */
 #ifndef BF_SERVER_SHARD_H
@@ -74,6 +74,9 @@ struct bf_shard {
 
 /* Run one shard: pthread_create's entry. The argument is a struct bf_shard with its first group filled in. */
 void *bf_shard_main(void *argument);
+
+/* The loop: turn after turn, until the shard has stopped. */
+void bf_shard_run(struct bf_shard *shard);
 
 /* Ask the shard to stop. Any thread, any signal handler. */
 void bf_shard_stop(struct bf_shard *shard);

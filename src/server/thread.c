@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * thread.c: a shard's thread: it opens what the shard owns, reports, runs the loop, and closes everything again.
+ *
+ * The thread makes its own uring, arena and segments, so that they belong to it and to its memory node.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/order.h"
+#include "base/os.h"
+#include "server/obituary.h"
+#include "server/server.h"
+#include "server/sleep.h"
+
+static _Thread_local struct bf_shard *self;
+
+struct bf_shard *bf_shard_self(void)
+{
+    return self;
+}
+
+static int allocate_lists(struct bf_shard *s)
+{
+    size_t count = s->pool.count;
+    s->hot = calloc(count, sizeof *s->hot);
+    s->parking = calloc(count, sizeof *s->parking);
+    s->touched = calloc(count, sizeof *s->touched);
+    if (s->hot == NULL || s->parking == NULL || s->touched == NULL)
+        return bf_error(-ENOMEM, "no memory for %zu slots", count);
+    return 0;
+}
+
+static int open_shard(struct bf_shard *s)
+{
+    struct belfry_server *server = s->server;
+    const struct bf_geometry *g = &server->lobby.geometry;
+    char locks[PLACE_PATH_BYTES + 64], service[PLACE_PATH_BYTES];
+
+    s->lobby = lobby_shard(&server->lobby, s->index);
+    s->counters = lobby_counters(&server->lobby, s->index);
+    s->dirty.kind = SLOT_QUEUE_DIRTY;
+    s->later.kind = SLOT_QUEUE_LATER;
+    s->sweep_interval_ns = SWEEP_NS_MIN;
+    s->swept_ns = bf_os_now_ns();
+    s->service_dir = server->instance.service_dir;
+    snprintf(service, sizeof service, "%.400s/%s", server->place.root, server->place.service);
+    snprintf(locks, sizeof locks, "%s/%llu/shard-%u", service, (unsigned long long)g->instance, s->index);
+    bf_spin_init(&s->spin, s->options->spin);
+
+    int rc = bf_arena_open(&s->arena);
+    if (rc == 0)
+        rc = s->lock_dir = bf_instance_open_locks(&server->instance, s->index);
+    if (rc >= 0)
+        rc = bf_reactor_open(&s->reactor, g->slots_per_shard + 2, locks, service);
+    if (rc == 0) {
+        uint32_t share = g->warm_pool / g->shards + (s->index < g->warm_pool % g->shards);
+        struct bf_slot_pool_config config = {.lobby = &server->lobby,
+                                             .log = s->log,
+                                             .reactor = &s->reactor,
+                                             .shard = s->index,
+                                             .warm_target = share,
+                                             .lock_dir = s->lock_dir,
+                                             .segment_dir = server->instance.segment_dir,
+                                             .no_fork = s->options->atfork};
+        rc = bf_slot_pool_open(&s->pool, &config);
+    }
+    if (rc == 0)
+        rc = allocate_lists(s);
+    if (rc == 0)
+        rc = bf_slot_pool_fill(&s->pool);
+    if (rc == 0)
+        rc = bf_obituary_open(s->lobby);
+    return rc;
+}
+
+/* Also for a half-opened one. No wait is armed any more but, perhaps, the mailbox's. */
+static void close_shard(struct bf_shard *s)
+{
+    struct bf_event event;
+    if (s->mailbox_armed) {
+        bf_reactor_cancel_mailbox(&s->reactor);
+        while (s->mailbox_armed) {
+            bf_reactor_sleep(&s->reactor, -1);
+            while (bf_reactor_next(&s->reactor, &event))
+                s->mailbox_armed &= event.kind != BF_EVENT_MAILBOX;
+        }
+    }
+    if (s->reactor.uring.open)
+        bf_reactor_close(&s->reactor);
+    if (s->pool.slots != NULL)
+        bf_slot_pool_close(&s->pool);
+    bf_os_close(s->lock_dir);
+    store_relaxed(&s->counters->allocated_bytes, s->arena.allocated_bytes);
+    bf_arena_close(&s->arena);
+    free(s->hot);
+    free(s->parking);
+    free(s->touched);
+    s->hot = s->parking = s->touched = NULL;
+}
+
+void *bf_shard_main(void *argument)
+{
+    struct bf_shard *s = argument;
+    self = s;
+    s->lock_dir = -1;
+    bf_os_block_signals();
+    if (s->cpu != UINT32_MAX && bf_os_pin(s->cpu) < 0)
+        s->cpu = UINT32_MAX; /* the processor went away: run where we may */
+
+    int rc = open_shard(s);
+    if (rc < 0) {
+        const char *error = belfry_last_error();
+        bf_server_report(s->server, s, rc, error);
+        close_shard(s);
+        return NULL;
+    }
+    store_relaxed(&s->lobby->cpu, s->cpu);
+    store_release(&s->lobby->door, BELFRY_DOOR_OPEN);
+    bf_server_report(s->server, s, 0, "");
+    bf_shard_run(s);
+    bf_obituary_close(s->lobby);
+    close_shard(s);
+    return NULL;
+}
