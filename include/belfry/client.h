@@ -100,6 +100,7 @@ BELFRY_API uint64_t belfry_client_rescued_wakes(const belfry_client *c);
 /*
  * Poller: one thread waits on many clients. Its conns on one shard form a bell group, so that waiting costs one system
  * call over at most as many words as there are shards, and the server wakes the thread once for all of them.
+ * It polls as hard before it sleeps as the first client that it got (belfry_client_options.spin).
  * A client belongs to one poller at most and must be removed before it is closed (belfry_close does it).
  */
 typedef struct belfry_poller belfry_poller;

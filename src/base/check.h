@@ -27,7 +27,4 @@ void bf_invariant_failed(const char *what, const char *file, int line) __attribu
 #define bf_min(a, b) ((a) < (b) ? (a) : (b))
 #define bf_max(a, b) ((a) > (b) ? (a) : (b))
 
-/* The object of `type` whose field `member` is at `pointer`. */
-#define bf_container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
-
 #endif

@@ -15,7 +15,6 @@
 
 /* Read-modify-write, for words with several writers inside one process. */
 #define add_release(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELEASE)
-#define swap_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define or_relaxed(p, v) __atomic_fetch_or((p), (v), __ATOMIC_RELAXED)
 
 /* The store, fence, load of the doorbell: neither side may read the other's wish before its own store is visible. */

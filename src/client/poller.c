@@ -120,6 +120,8 @@ int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag)
         choose_leaders(p);
         return bf_error(BELFRY_ESTATE, "a poller waits for at most %d shards: use a second one", GROUPS_MAX);
     }
+    if (p->count == 1)
+        p->spin = c->spin;
     c->poller = p;
     c->poller_tag = tag;
     return 0;

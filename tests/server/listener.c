@@ -43,7 +43,7 @@ int __wrap_bf_os_locked(int fd)
     int rc = __real_bf_os_locked(fd);
     if (bf_shard_self() == NULL)
         return rc;
-    void (*hook)(void) = swap_acq_rel(&in_next_look, NULL);
+    void (*hook)(void) = __atomic_exchange_n(&in_next_look, NULL, __ATOMIC_ACQ_REL);
     if (hook != NULL)
         hook();
     if (load_acquire(&pretend_held) > 0) {
