@@ -106,13 +106,9 @@ struct belfry_abi_recv {
     uint32_t bell; /* server */
     uint8_t pad_bell[BELFRY_ABI_LINE - 4];
 
-    /* What the client reads after its fence. */
-    uint32_t parked; /* server: BELFRY_PARKED_... */
-    uint8_t pad_parked[BELFRY_ABI_LINE - 4];
-
     /* Where the server has read the client's ring up to; published once per quarter ring. */
     uint64_t consumed; /* server */
-    uint8_t pad_consumed[BELFRY_ABI_LINE - 8];
+    uint8_t pad_consumed[2 * BELFRY_ABI_LINE - 8];
 };
 
 #define BELFRY_HELLO 0x6f6c6c65u   /* "ello" */
@@ -191,13 +187,14 @@ enum belfry_abi_door {
 
 /*
  * A slot's state word: generation << 3 | enum belfry_abi_state. The generation counts tenants and wraps at 2^29.
- * `reason` is stored before the state that it explains.
+ * `reason` is stored before the state that it explains. `parked` stands here and not in the segment, so that a client
+ * of a thousand slots finds state and parked of four of them in one cache line.
  */
 struct belfry_abi_slot {
     uint32_t state;  /* server */
     uint32_t reason; /* server: enum belfry_end of the previous generation */
     uint32_t uid;    /* server: of the present tenant */
-    uint32_t reserved;
+    uint32_t parked; /* server: BELFRY_PARKED_...: what the tenant must ring for; read after its fence */
 };
 
 enum belfry_abi_state {
@@ -252,8 +249,7 @@ BELFRY_ABI_AT(belfry_abi_recv, end, 68);
 BELFRY_ABI_AT(belfry_abi_recv, end_status, 72);
 BELFRY_ABI_AT(belfry_abi_recv, reserved, 76);
 BELFRY_ABI_AT(belfry_abi_recv, bell, 128);
-BELFRY_ABI_AT(belfry_abi_recv, parked, 256);
-BELFRY_ABI_AT(belfry_abi_recv, consumed, 384);
+BELFRY_ABI_AT(belfry_abi_recv, consumed, 256);
 BELFRY_ABI_SIZE(belfry_abi_recv, 512);
 BELFRY_ABI_AT(belfry_abi_section, kind, 0);
 BELFRY_ABI_AT(belfry_abi_section, flags, 4);
@@ -291,6 +287,7 @@ BELFRY_ABI_SIZE(belfry_abi_shard, 384);
 BELFRY_ABI_AT(belfry_abi_slot, state, 0);
 BELFRY_ABI_AT(belfry_abi_slot, reason, 4);
 BELFRY_ABI_AT(belfry_abi_slot, uid, 8);
+BELFRY_ABI_AT(belfry_abi_slot, parked, 12);
 BELFRY_ABI_SIZE(belfry_abi_slot, 16);
 BELFRY_ABI_ASSERT(sizeof(belfry_counters) == 71 * sizeof(uint64_t), "belfry_counters has changed its size");
 BELFRY_ABI_ASSERT(sizeof(void *) == 8, "positions are 64-bit words: both sides must be 64-bit programs");
@@ -303,11 +300,11 @@ BELFRY_ABI_ASSERT(sizeof(void *) == 8, "positions are 64-bit words: both sides m
 #define BELFRY_ABI_LAYOUT_4 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_3, offsetof(struct belfry_abi_send, parked))
 #define BELFRY_ABI_LAYOUT_5 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_4, offsetof(struct belfry_abi_send, consumed))
 #define BELFRY_ABI_LAYOUT_6 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_5, sizeof(struct belfry_abi_recv))
-#define BELFRY_ABI_LAYOUT_7 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_6, offsetof(struct belfry_abi_recv, end))
+#define BELFRY_ABI_LAYOUT_7 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_6, offsetof(struct belfry_abi_recv, consumed))
 #define BELFRY_ABI_LAYOUT_8 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_7, sizeof(struct belfry_abi_lobby))
 #define BELFRY_ABI_LAYOUT_9 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_8, sizeof(struct belfry_abi_shard))
 #define BELFRY_ABI_LAYOUT_10 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_9, offsetof(struct belfry_abi_shard, obituary))
-#define BELFRY_ABI_LAYOUT_11 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_10, sizeof(struct belfry_abi_slot))
+#define BELFRY_ABI_LAYOUT_11 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_10, offsetof(struct belfry_abi_slot, parked))
 #define BELFRY_ABI_LAYOUT BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_11, sizeof(belfry_counters))
 
 #endif

@@ -28,7 +28,7 @@ enum try_result { TRY_GOT = 0, TRY_NEXT = 1 };
 
 static int map_segment(struct belfry_client *c, int segment_dir, enum segment_side side, void **map)
 {
-    const struct bf_geometry *g = &c->lobby.geometry;
+    const struct bf_geometry *g = &c->shared->lobby.geometry;
     char name[SEGMENT_NAME_BYTES];
     struct bf_os_file file;
     uint64_t bytes = segment_bytes(g->ring_bytes);
@@ -55,7 +55,7 @@ static int map_segment(struct belfry_client *c, int segment_dir, enum segment_si
 
 static void unmap_segments(struct belfry_client *c)
 {
-    uint64_t bytes = segment_bytes(c->lobby.geometry.ring_bytes);
+    uint64_t bytes = segment_bytes(c->shared->lobby.geometry.ring_bytes);
     if (c->send != NULL)
         bf_os_unmap(c->send, bytes);
     if (c->recv != NULL)
@@ -66,7 +66,7 @@ static void unmap_segments(struct belfry_client *c)
 
 static int map_segments(struct belfry_client *c, int instance_dir)
 {
-    const struct bf_geometry *g = &c->lobby.geometry;
+    const struct bf_geometry *g = &c->shared->lobby.geometry;
     struct segment_identity identity = {.instance = g->instance,
                                         .slot = c->slot,
                                         .generation = c->generation,
@@ -94,7 +94,7 @@ static int map_segments(struct belfry_client *c, int instance_dir)
 
 static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
 {
-    const char *service = c->lobby.geometry.service;
+    const char *service = c->shared->lobby.geometry.service;
     if (reason == BELFRY_END_DRAINING || reason == BELFRY_END_STOPPED)
         return -ESTALE;
     if (reason == BELFRY_END_NO_MEMORY)
@@ -106,16 +106,10 @@ static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
                     belfry_end_text(reason));
 }
 
-/* The shard has stopped or died; its lobby's lock may be free only some milliseconds later. */
-static bool is_over(uint32_t obituary)
-{
-    return obituary == BELFRY_OBITUARY_STOPPED || (obituary & BELFRY_OBITUARY_DIED) != 0;
-}
-
 /* The lock file is there; wait until the server has made the segments. */
 static int wait_until_warm(struct belfry_client *c, int64_t deadline_ns)
 {
-    const struct belfry_abi_slot *slot = lobby_slot(&c->lobby, c->slot);
+    const struct belfry_abi_slot *slot = lobby_slot(&c->shared->lobby, c->slot);
     for (;;) {
         uint32_t word = load_acquire(&slot->state); /* partner: bf_slot_publish */
         enum belfry_abi_state state = BELFRY_SLOT_STATE_OF(word);
@@ -123,12 +117,12 @@ static int wait_until_warm(struct belfry_client *c, int64_t deadline_ns)
             return refused_cold(c, (enum belfry_end)load_relaxed(&slot->reason));
         if (state != BELFRY_SLOT_COLD)
             return 0;
-        if (is_over(load_acquire(&c->shard->obituary)))
+        if (client_is_over(load_acquire(&c->shard->obituary)))
             return -ESTALE;
         int64_t now = bf_os_now_ns();
         if (now >= deadline_ns)
             return bf_error(-ETIMEDOUT, "the server \"%s\" did not make slot %u in time: it is busy or stopped",
-                            c->lobby.geometry.service, c->slot);
+                            c->shared->lobby.geometry.service, c->slot);
         struct bf_os_wait wait = {&slot->state, word};
         bf_os_wait(&wait, 1, bf_min(deadline_ns, now + STATE_SLICE_NS));
     }
@@ -149,7 +143,8 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
                     int64_t deadline_ns)
 {
     char name[SEGMENT_NAME_BYTES];
-    uint32_t word = load_acquire(&lobby_slot(&c->lobby, c->slot)->state); /* the generation BEFORE the file is made */
+    uint32_t word =
+        load_acquire(&lobby_slot(&c->shared->lobby, c->slot)->state); /* the generation BEFORE the file is made */
     if (BELFRY_SLOT_STATE_OF(word) != wanted)
         return TRY_NEXT;
     c->generation = BELFRY_SLOT_GENERATION(word);
@@ -168,7 +163,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
         rc = bf_error_errno(rc, "cannot lock %s", name);
     if (rc == 0 && load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN) /* AFTER the file is made; partner: shard.c */
         rc = -ESTALE;
-    word = load_acquire(&lobby_slot(&c->lobby, c->slot)->state);
+    word = load_acquire(&lobby_slot(&c->shared->lobby, c->slot)->state);
     if (rc == 0 && BELFRY_SLOT_GENERATION(word) != c->generation)
         rc = -EAGAIN; /* it had a tenant between our look and our file; from here on only we can have one */
     if (rc == 0 && wanted == BELFRY_SLOT_COLD)
@@ -177,6 +172,8 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
     if (rc == 0)
         rc = map_segments(c, instance_dir);
     if (rc == 0) {
+        c->lobby_slot = lobby_slot(&c->shared->lobby, c->slot);
+        c->open_state = BELFRY_SLOT_STATE(c->generation, BELFRY_SLOT_OPEN);
         say_hello(c);
         return TRY_GOT;
     }
@@ -210,14 +207,15 @@ static uint64_t some_number(const struct belfry_client *c)
 static uint32_t choose_shard(const struct belfry_client *c, uint64_t random)
 {
     static uint32_t turn;
-    uint32_t shards = c->lobby.geometry.shards;
+    uint32_t shards = c->shared->lobby.geometry.shards;
     uint32_t mine = ((uint32_t)mix(bf_os_pid()) + __atomic_fetch_add(&turn, 1, __ATOMIC_RELAXED)) % shards,
              least = mine;
     for (uint32_t i = 0; i < shards; i++)
-        if (load_relaxed(&lobby_shard(&c->lobby, i)->active) < load_relaxed(&lobby_shard(&c->lobby, least)->active))
+        if (load_relaxed(&lobby_shard(&c->shared->lobby, i)->active) <
+            load_relaxed(&lobby_shard(&c->shared->lobby, least)->active))
             least = i;
-    uint32_t low = load_relaxed(&lobby_shard(&c->lobby, least)->active);
-    uint32_t high = load_relaxed(&lobby_shard(&c->lobby, mine)->active);
+    uint32_t low = load_relaxed(&lobby_shard(&c->shared->lobby, least)->active);
+    uint32_t high = load_relaxed(&lobby_shard(&c->shared->lobby, mine)->active);
     return high > low && random % (high + low) < high - low ? least : mine;
 }
 
@@ -235,9 +233,9 @@ static int open_locks(int instance_dir, uint32_t shard)
 static int try_shard(struct belfry_client *c, int instance_dir, uint32_t shard, enum belfry_abi_state wanted,
                      uint64_t random, int64_t deadline_ns)
 {
-    const struct bf_geometry *g = &c->lobby.geometry;
-    c->shard = lobby_shard(&c->lobby, shard);
-    if (load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN || is_over(load_acquire(&c->shard->obituary)))
+    const struct bf_geometry *g = &c->shared->lobby.geometry;
+    c->shard = lobby_shard(&c->shared->lobby, shard);
+    if (load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN || client_is_over(load_acquire(&c->shard->obituary)))
         return -ESTALE;
     int lock_dir = open_locks(instance_dir, shard);
     if (lock_dir < 0)
@@ -262,12 +260,12 @@ struct search {
 /* The shards other than the chosen one; with `not_busier`, only those that have not more clients. */
 static int try_others(struct belfry_client *c, struct search *s, enum belfry_abi_state wanted, bool not_busier)
 {
-    uint32_t shards = c->lobby.geometry.shards;
-    uint32_t active = load_relaxed(&lobby_shard(&c->lobby, s->mine)->active);
+    uint32_t shards = c->shared->lobby.geometry.shards;
+    uint32_t active = load_relaxed(&lobby_shard(&c->shared->lobby, s->mine)->active);
     int rc = TRY_NEXT;
     for (uint32_t i = 1; i < shards && rc > 0; i++) {
         uint32_t shard = (s->mine + i) % shards;
-        if (not_busier && load_relaxed(&lobby_shard(&c->lobby, shard)->active) > active)
+        if (not_busier && load_relaxed(&lobby_shard(&c->shared->lobby, shard)->active) > active)
             continue;
         rc = try_shard(c, s->instance_dir, shard, wanted, s->random, s->deadline_ns);
     }
@@ -291,7 +289,7 @@ static int try_all(struct belfry_client *c, struct search *s)
 
 int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_ns)
 {
-    const struct bf_geometry *g = &c->lobby.geometry;
+    const struct bf_geometry *g = &c->shared->lobby.geometry;
     int64_t patience_ns = bf_min(deadline_ns, bf_os_now_ns() + FULL_PATIENCE_NS);
     for (int64_t pause_ns = FULL_PAUSE_NS;; pause_ns *= 2) {
         uint64_t random = some_number(c);

@@ -10,6 +10,8 @@
 
 #include <belfry/client.h>
 
+#include "base/check.h"
+#include "base/order.h"
 #include "base/spin.h"
 #include "shm/lobby.h"
 #include "shm/ring.h"
@@ -29,62 +31,125 @@ struct client_held {
     bool released;
 };
 
-struct belfry_client {
-    struct bf_lobby lobby;
-    uint64_t lobby_device; /* which instance this is, for grouping in a poller */
-    uint64_t lobby_inode;
-    struct belfry_abi_shard *shard;
-    uint32_t slot;
-    uint32_t generation;
-    int lock_fd;
-    bool atfork;
+#define CLIENT_HELD_FEW 2u /* a power of two; who releases before he receives again needs no more */
 
+/* shared_lobby.c: an instance's lobby, mapped once per process. */
+struct client_lobby {
+    struct bf_lobby lobby;
+    uint64_t device; /* which instance this is */
+    uint64_t inode;
+    uint32_t references;
+    bool atfork;
+    struct client_lobby *next;
+};
+
+struct belfry_client {
+    /* What every message touches comes first, in as few cache lines as it takes: a poller has thousands of these. */
     struct belfry_abi_send *send;
     const struct belfry_abi_recv *recv;
-    struct ring_producer_local out;
-    struct ring_consumer_local in;
-    struct bf_spin spin;
-
-    uint64_t taken_at; /* where the last message was read */
-    uint64_t next_id;
-    uint64_t wanted;  /* payload + 1 of the send that was told -EAGAIN; 0: none */
+    const struct belfry_abi_slot *lobby_slot;
+    struct belfry_abi_shard *shard;
+    uint32_t open_state;        /* the slot's state word as long as this conn stands and is accepted */
+    uint32_t message_bytes_max; /* of the service */
+    uint32_t fork_generation;
     int end_rc;       /* 0, or how it ended; the sentence is made again each time */
     bool server_dead; /* the lobby's lock is free */
-    uint64_t rescues; /* news that only that timeout found */
-    uint32_t slice;   /* of the doubling timeout behind every wait */
-
+    bool atfork;
+    bool corked;     /* the poller rings for this one, later */
+    bool untold;     /* ... and has not yet */
+    bool has_commit; /* ... for an entry, not only for a position */
+    uint32_t late_count;
+    struct ring_producer_local out;
+    struct ring_consumer_local in;
+    uint64_t taken_at; /* where the last message was read */
+    uint64_t next_id;
+    uint64_t wanted; /* payload + 1 of the send that was told -EAGAIN; 0: none */
     struct client_stashed *stash_first;
-    struct client_stashed *stash_last;
-    struct client_stashed *stash_out; /* handed out and not yet released */
-
     struct client_held *held; /* a circular buffer */
     uint32_t held_capacity;   /* a power of two */
     uint64_t held_first;      /* free-running */
     uint64_t held_next;
-
-    uint64_t *late; /* ids whose caller has stopped waiting */
-    uint32_t late_count;
-    uint32_t late_capacity;
-
+    struct client_held held_few[CLIENT_HELD_FEW];
     belfry_poller *poller;
     void *poller_tag;
 
-    uint32_t fork_generation;
+    struct bf_spin spin;
+    struct client_lobby *shared; /* the lobby */
+    uint32_t slot;
+    uint32_t generation;
+    int lock_fd;
+    uint64_t rescues; /* news that only the timeout found */
+    uint32_t slice;   /* of the doubling timeout behind every wait */
+
+    struct client_stashed *stash_last;
+    struct client_stashed *stash_out; /* handed out and not yet released */
+    uint64_t *late;                   /* ids whose caller has stopped waiting */
+    uint32_t late_capacity;
     struct belfry_client *next_forked;
 };
 
-/* claim.c: get a slot of the instance that c->lobby describes; fills slot, generation, lock_fd, send, recv. 0,
+/* shared_lobby.c: as bf_lobby_attach(); one reference is the caller's. The lock is the truth of life: ask the kernel. */
+int bf_client_lobby_attach(struct client_lobby **out, int instance_dir, bool atfork);
+void bf_client_lobby_detach(struct client_lobby *lobby);
+void bf_client_lobby_before_fork(void);
+void bf_client_lobby_after_fork(bool child);
+
+/* claim.c: get a slot of the instance that c->shared describes; fills slot, generation, lock_fd, send, recv. 0,
    -ESTALE: this instance takes no more clients, follow `current`; or a code with its sentence. */
 int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_ns);
 
-/* connect.c: may this handle be used here? 0 or BELFRY_EFORKED. */
-int bf_client_check(const struct belfry_client *c);
+/* connect.c: forks that this process is away from the first one; and the sentence for a handle from before. */
+extern uint32_t bf_client_fork_generation;
+int bf_client_forked(void);
+
+/* May this handle be used here? 0 or BELFRY_EFORKED. */
+static inline int client_check(const struct belfry_client *c)
+{
+    if (bf_unlikely(c->atfork && c->fork_generation != bf_client_fork_generation))
+        return bf_client_forked();
+    return 0;
+}
 
 /* wait.c: has it ended? 0, or the code, with its sentence. Entries that came before the end may still be in the ring. */
 int bf_client_end(struct belfry_client *c);
 
+/* The shard has stopped or died; its lobby's lock may be free only some milliseconds later. */
+static inline bool client_is_over(uint32_t obituary)
+{
+    return obituary == BELFRY_OBITUARY_STOPPED || (obituary & BELFRY_OBITUARY_DIED) != 0;
+}
+
+/*
+ * The same for whoever asks often: as long as the lobby calls the slot open under our generation, nobody has ended it.
+ * The segment says so a little earlier (listener.c, tell_end), but its words lie in a page of their own for each conn.
+ */
+static inline int client_end(struct belfry_client *c)
+{
+    bool stands = load_relaxed(&c->lobby_slot->state) == c->open_state &&
+                  !client_is_over(load_relaxed(&c->shard->obituary)) && c->end_rc == 0 && !c->server_dead;
+    return bf_likely(stands) ? 0 : bf_client_end(c);
+}
+
 /* wait.c: after a commit, or after ring_free has published: one fence, then ring if the server wants it. */
 void bf_client_tell(struct belfry_client *c, bool committed);
+
+/* wait.c: the second half of that, after a fence. */
+void bf_client_ring(struct belfry_client *c, bool committed);
+
+/* poller.c: remember that this member has news, for the next flush. */
+void bf_poller_defer(belfry_poller *poller, struct belfry_client *c);
+
+/* The news of a corked poller's client wait for the others'. */
+static inline void client_tell(struct belfry_client *c, bool committed)
+{
+    if (!c->corked) {
+        bf_client_tell(c, committed);
+        return;
+    }
+    c->has_commit |= committed;
+    if (!c->untold)
+        bf_poller_defer(c->poller, c);
+}
 
 /* poller.c: a member has waited on its own: name the leaders again before the next common sleep. */
 void bf_poller_regroup(belfry_poller *poller);

@@ -17,34 +17,37 @@
 #define CONNECT_NS 5000000000ll
 #define STALE_PAUSE_NS 1000000ll
 #define STALE_TRIES 50
+#define CACHE_LINE 64
 
 /* --- fork ---------------------------------------------------------------------------------------------------------- */
 
 static pthread_mutex_t forked_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t forked_once = PTHREAD_ONCE_INIT;
 static struct belfry_client *forked_list;
-static uint32_t fork_generation;
+uint32_t bf_client_fork_generation;
 
 static void before_fork(void)
 {
     pthread_mutex_lock(&forked_mutex);
+    bf_client_lobby_before_fork();
 }
 
 static void after_fork_in_parent(void)
 {
+    bf_client_lobby_after_fork(false);
     pthread_mutex_unlock(&forked_mutex);
 }
 
 /* The child must not hold the slot's lock, else the parent's death would go unnoticed. */
 static void after_fork_in_child(void)
 {
-    fork_generation++;
+    bf_client_fork_generation++;
     for (struct belfry_client *c = forked_list; c != NULL; c = c->next_forked) {
         bf_os_close(c->lock_fd);
-        bf_os_close(c->lobby.fd);
-        c->lock_fd = c->lobby.fd = -1;
+        c->lock_fd = -1;
     }
     forked_list = NULL;
+    bf_client_lobby_after_fork(true);
     pthread_mutex_unlock(&forked_mutex);
 }
 
@@ -57,7 +60,7 @@ static void watch_forks(struct belfry_client *c)
 {
     pthread_once(&forked_once, register_atfork);
     pthread_mutex_lock(&forked_mutex);
-    c->fork_generation = fork_generation;
+    c->fork_generation = bf_client_fork_generation;
     c->next_forked = forked_list;
     forked_list = c;
     pthread_mutex_unlock(&forked_mutex);
@@ -74,11 +77,9 @@ static void forget_forks(struct belfry_client *c)
     pthread_mutex_unlock(&forked_mutex);
 }
 
-int bf_client_check(const struct belfry_client *c)
+int bf_client_forked(void)
 {
-    if (bf_unlikely(c->atfork && c->fork_generation != fork_generation))
-        return bf_error(BELFRY_EFORKED, "this connection was made before a fork: connect again in the child");
-    return 0;
+    return bf_error(BELFRY_EFORKED, "this connection was made before a fork: connect again in the child");
 }
 
 /* --- connect ------------------------------------------------------------------------------------------------------- */
@@ -92,7 +93,8 @@ void belfry_client_options_init(belfry_client_options *o, size_t size)
 
 static void start_rings(struct belfry_client *c)
 {
-    uint32_t ring_bytes = c->lobby.geometry.ring_bytes;
+    uint32_t ring_bytes = c->shared->lobby.geometry.ring_bytes;
+    c->message_bytes_max = c->shared->lobby.geometry.message_bytes_max;
     uint8_t *out = (uint8_t *)c->send + SEGMENT_HEADER_BYTES;
     const uint8_t *in = (const uint8_t *)c->recv + SEGMENT_HEADER_BYTES;
     ring_producer_init(&c->out, out, ring_bytes, segment_colour(c->slot, SEGMENT_SEND), &c->recv->consumed);
@@ -104,7 +106,6 @@ static void start_rings(struct belfry_client *c)
 static int attach(struct belfry_client *c, const struct bf_place *place, int service_dir, int64_t deadline_ns)
 {
     char name[32];
-    struct bf_os_file file;
     uint64_t current = bf_place_current(service_dir);
     if (current == 0)
         return bf_error(BELFRY_ENOSERVICE, "nobody serves \"%s\" in %s: start the server", place->service, place->root);
@@ -113,24 +114,19 @@ static int attach(struct belfry_client *c, const struct bf_place *place, int ser
     if (dir < 0)
         return dir == -ENOENT ? -ESTALE
                               : bf_error_errno(dir, "cannot open instance %s of \"%s\"", name, place->service);
-    int rc = bf_lobby_attach(&c->lobby, dir);
+    int rc = bf_client_lobby_attach(&c->shared, dir, c->atfork);
     if (rc == BELFRY_ENOSERVICE)
         rc = -ESTALE;
-    if (rc == 0 && c->atfork)
-        bf_os_no_fork(c->lobby.map, c->lobby.bytes);
-    if (rc == 0 && !bf_lobby_is_alive(&c->lobby))
+    if (rc == 0 && !bf_lobby_is_alive(&c->shared->lobby))
         rc = bf_error(BELFRY_ENOSERVICE, "the server of \"%s\" (pid %u) is dead: start it again", place->service,
-                      c->lobby.geometry.pid);
+                      c->shared->lobby.geometry.pid);
     if (rc == 0)
-        rc = bf_os_stat(c->lobby.fd, &file);
-    if (rc == 0) {
-        c->lobby_device = file.device;
-        c->lobby_inode = file.inode;
         rc = bf_client_claim(c, dir, deadline_ns);
-    }
     bf_os_close(dir);
-    if (rc < 0)
-        bf_lobby_detach(&c->lobby);
+    if (rc < 0 && c->shared != NULL) {
+        bf_client_lobby_detach(c->shared);
+        c->shared = NULL;
+    }
     return rc;
 }
 
@@ -155,6 +151,18 @@ static int attach_to_current(struct belfry_client *c, const struct bf_place *pla
     return rc;
 }
 
+/* At the start of a cache line, so that what a message touches is no line more than it must be. */
+static struct belfry_client *client_new(void)
+{
+    struct belfry_client *c;
+    if (posix_memalign((void **)&c, CACHE_LINE, sizeof *c) != 0)
+        return NULL;
+    *c = (struct belfry_client){.lock_fd = -1, .next_id = 1};
+    c->held = c->held_few;
+    c->held_capacity = CLIENT_HELD_FEW;
+    return c;
+}
+
 int belfry_connect(belfry_client **out, const char *service, const belfry_client_options *o)
 {
     belfry_client_options options;
@@ -177,12 +185,9 @@ int belfry_connect(belfry_client **out, const char *service, const belfry_client
         rc = bf_error(-EACCES, "\"%s\" is another user's service: this version serves its own user only", service);
     if (rc < 0)
         return rc;
-    struct belfry_client *c = calloc(1, sizeof *c);
+    struct belfry_client *c = client_new();
     if (c == NULL)
         return bf_error(-ENOMEM, "no memory for a connection");
-    c->lobby = BF_LOBBY_NULL;
-    c->lock_fd = -1;
-    c->next_id = 1;
     c->atfork = options.atfork;
     bf_spin_init(&c->spin, options.spin);
     if (c->atfork)
@@ -208,7 +213,7 @@ static void say_goodbye(struct belfry_client *c)
     store_relaxed(&c->send->hello, BELFRY_GOODBYE);
     if (ring_reserve(&c->out, 0, &data) == 0)
         ring_commit(&c->out, BELFRY_BYE, 0, 0, 0);
-    bf_client_tell(c, true);
+    bf_client_tell(c, true); /* also what a poller kept back */
 }
 
 static void stash_free(struct client_stashed *stashed)
@@ -224,22 +229,23 @@ void belfry_close(belfry_client *c)
 {
     if (c == NULL)
         return;
-    bool usable = bf_client_check(c) == 0; /* after a fork the maps are the parent's alone, the descriptors closed */
+    bool usable = client_check(c) == 0; /* after a fork the maps are the parent's alone, the descriptors closed */
     if (c->poller != NULL)
         belfry_poller_remove(c->poller, c);
     if (usable) {
-        uint64_t bytes = segment_bytes(c->lobby.geometry.ring_bytes);
+        uint64_t bytes = segment_bytes(c->shared->lobby.geometry.ring_bytes);
         say_goodbye(c);
         if (c->atfork)
             forget_forks(c);
         bf_os_unmap(c->send, bytes);
         bf_os_unmap((void *)c->recv, bytes);
         bf_os_close(c->lock_fd);
-        bf_lobby_detach(&c->lobby);
+        bf_client_lobby_detach(c->shared);
     }
     stash_free(c->stash_first);
     stash_free(c->stash_out);
-    free(c->held);
+    if (c->held != c->held_few)
+        free(c->held);
     free(c->late);
     free(c);
 }
@@ -248,7 +254,7 @@ void belfry_close(belfry_client *c)
 
 size_t belfry_message_bytes_max(const belfry_client *c)
 {
-    return c->lobby.geometry.message_bytes_max;
+    return c->shared->lobby.geometry.message_bytes_max;
 }
 
 uint32_t belfry_client_slot(const belfry_client *c)
@@ -258,7 +264,7 @@ uint32_t belfry_client_slot(const belfry_client *c)
 
 uint32_t belfry_client_shard(const belfry_client *c)
 {
-    return c->slot % c->lobby.geometry.shards;
+    return c->slot % c->shared->lobby.geometry.shards;
 }
 
 uint64_t belfry_client_rescued_wakes(const belfry_client *c)
@@ -268,5 +274,5 @@ uint64_t belfry_client_rescued_wakes(const belfry_client *c)
 
 uint64_t belfry_client_instance(const belfry_client *c)
 {
-    return c->lobby.geometry.instance;
+    return c->shared->lobby.geometry.instance;
 }

@@ -15,6 +15,7 @@
 #include "client/client.h"
 
 #define GROUPS_MAX (BF_OS_WAITS_MAX / 2)
+#define PREFETCH_AHEAD 8 /* members; decisions/0009 */
 
 struct belfry_poller {
     struct belfry_client **members;
@@ -24,6 +25,9 @@ struct belfry_poller {
     struct belfry_client *leaders[GROUPS_MAX];
     unsigned leader_count;
     bool regroup; /* a member names no leader at present */
+    bool corked;
+    struct belfry_client **untold; /* members with news that nobody has been rung for yet; as many places as members */
+    unsigned untold_count;
     struct bf_spin spin;
 };
 
@@ -31,7 +35,7 @@ struct belfry_poller {
 
 static bool same_group(const struct belfry_client *a, const struct belfry_client *b)
 {
-    return a->lobby_inode == b->lobby_inode && a->lobby_device == b->lobby_device &&
+    return a->shared->inode == b->shared->inode && a->shared->device == b->shared->device &&
            belfry_client_shard(a) == belfry_client_shard(b);
 }
 
@@ -49,28 +53,31 @@ static void follow(struct belfry_client *member, const struct belfry_client *lea
     store_relaxed(&member->send->bell_at, at); /* ordered by the fence before the sleep */
 }
 
-/* Name the leader of every group anew. -1 when there are more groups than one sleep can wait for. */
-static int choose_leaders(struct belfry_poller *p)
+/* Which group is it of? leader_count: of none yet. */
+static unsigned group_of(const struct belfry_poller *p, const struct belfry_client *c)
+{
+    unsigned group = 0;
+    while (group < p->leader_count && !same_group(p->leaders[group], c))
+        group++;
+    return group;
+}
+
+/* Name the leader of every group anew. */
+static void choose_leaders(struct belfry_poller *p)
 {
     p->leader_count = 0;
     p->regroup = false;
     for (unsigned i = 0; i < p->count; i++) {
         struct belfry_client *c = p->members[i];
-        unsigned group = 0;
-        while (group < p->leader_count && !same_group(p->leaders[group], c))
-            group++;
-        if (group == GROUPS_MAX)
-            return -1;
+        unsigned group = group_of(p, c);
+        INVARIANT(group < GROUPS_MAX);
         if (group == p->leader_count)
             p->leaders[p->leader_count++] = c;
         else if (fitness(c) > fitness(p->leaders[group]))
             p->leaders[group] = c;
     }
     for (unsigned i = 0; i < p->count; i++)
-        for (unsigned group = 0; group < p->leader_count; group++)
-            if (same_group(p->leaders[group], p->members[i]))
-                follow(p->members[i], p->leaders[group]);
-    return 0;
+        follow(p->members[i], p->leaders[group_of(p, p->members[i])]);
 }
 
 void bf_poller_regroup(belfry_poller *p)
@@ -96,12 +103,13 @@ void belfry_poller_destroy(belfry_poller *p)
     while (p->count > 0)
         belfry_poller_remove(p, p->members[p->count - 1]);
     free(p->members);
+    free(p->untold);
     free(p);
 }
 
 int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag)
 {
-    int rc = bf_client_check(c);
+    int rc = client_check(c);
     if (rc < 0)
         return rc;
     if (c->poller != NULL)
@@ -109,21 +117,25 @@ int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag)
     if (p->count == p->capacity) {
         unsigned capacity = p->capacity == 0 ? 16 : p->capacity * 2;
         struct belfry_client **members = realloc(p->members, capacity * sizeof(*members));
-        if (members == NULL)
+        p->members = members != NULL ? members : p->members;
+        struct belfry_client **untold = realloc(p->untold, capacity * sizeof(*untold));
+        p->untold = untold != NULL ? untold : p->untold;
+        if (members == NULL || untold == NULL)
             return bf_error(-ENOMEM, "no memory for %u clients of a poller", capacity);
-        p->members = members;
         p->capacity = capacity;
     }
-    p->members[p->count++] = c;
-    if (choose_leaders(p) < 0) {
-        p->count--;
-        choose_leaders(p);
+    unsigned group = group_of(p, c);
+    if (group == GROUPS_MAX)
         return bf_error(BELFRY_ESTATE, "a poller waits for at most %d shards: use a second one", GROUPS_MAX);
-    }
+    if (group == p->leader_count)
+        p->leaders[p->leader_count++] = c;
+    follow(c, p->leaders[group]); /* whether another would lead better is asked before each sleep */
+    p->members[p->count++] = c;
     if (p->count == 1)
         p->spin = c->spin;
     c->poller = p;
     c->poller_tag = tag;
+    c->corked = p->corked;
     return 0;
 }
 
@@ -134,15 +146,52 @@ int belfry_poller_remove(belfry_poller *p, belfry_client *c)
         at++;
     if (at == p->count)
         return bf_error(BELFRY_ESTATE, "the client of slot %u does not belong to this poller", c->slot);
+    if (c->untold)
+        belfry_poller_flush(p);
     p->members[at] = p->members[--p->count];
     c->poller = NULL;
-    if (bf_client_check(c) < 0) { /* after a fork its maps are gone; nothing to tell anybody */
+    c->corked = false;
+    if (client_check(c) < 0) { /* after a fork its maps are gone; nothing to tell anybody */
         p->leader_count = 0;
         return 0;
     }
     follow(c, c);
-    choose_leaders(p);
+    for (unsigned group = 0; group < p->leader_count; group++)
+        if (p->leaders[group] == c) /* else nobody followed it */
+            choose_leaders(p);
     return 0;
+}
+
+/* --- cork ---------------------------------------------------------------------------------------------------------- */
+
+void bf_poller_defer(belfry_poller *p, struct belfry_client *c)
+{
+    c->untold = true;
+    p->untold[p->untold_count++] = c;
+}
+
+void belfry_poller_flush(belfry_poller *p)
+{
+    if (p->untold_count == 0)
+        return;
+    full_fence(); /* all entries and positions are visible before we read who sleeps; partner: sleep.c, bf_shard_sleep */
+    for (unsigned i = 0; i < p->untold_count; i++) {
+        struct belfry_client *c = p->untold[i];
+        bool committed = c->has_commit;
+        c->untold = c->has_commit = false;
+        if (client_check(c) == 0)
+            bf_client_ring(c, committed);
+    }
+    p->untold_count = 0;
+}
+
+void belfry_poller_cork(belfry_poller *p, bool corked)
+{
+    if (!corked)
+        belfry_poller_flush(p);
+    p->corked = corked;
+    for (unsigned i = 0; i < p->count; i++)
+        p->members[i]->corked = corked;
 }
 
 /* --- wait ---------------------------------------------------------------------------------------------------------- */
@@ -151,12 +200,20 @@ static bool look_at(struct belfry_client *c, belfry_poll_event *event)
 {
     bool readable = c->stash_first != NULL || !ring_is_empty(&c->in);
     if (!readable)
-        readable = c->end_rc != 0 || bf_client_end(c) < 0;
+        readable = client_end(c) < 0;
     bool writable = c->wanted != 0 && ring_has_room(&c->out, c->wanted - 1);
     if (!readable && !writable)
         return false;
     *event = (belfry_poll_event){.client = c, .tag = c->poller_tag, .readable = readable, .writable = writable};
     return true;
+}
+
+/* `at` may be one round ahead. */
+static void prefetch(const struct belfry_poller *p, unsigned at)
+{
+    const struct belfry_client *c = p->members[at < p->count ? at : at - p->count];
+    ring_consumer_prefetch(&c->in);
+    ring_producer_prefetch(&c->out); /* whoever gets a reply mostly sends the next request */
 }
 
 static int look_at_all(struct belfry_poller *p, belfry_poll_event *events, int count)
@@ -165,6 +222,8 @@ static int look_at_all(struct belfry_poller *p, belfry_poll_event *events, int c
     unsigned first = p->next < p->count ? p->next : 0;
     for (unsigned i = 0; i < p->count && found < count; i++) {
         unsigned at = first + i < p->count ? first + i : first + i - p->count;
+        if (i + PREFETCH_AHEAD < p->count)
+            prefetch(p, at + PREFETCH_AHEAD);
         if (look_at(p->members[at], &events[found])) {
             found++;
             p->next = at + 1;
@@ -178,7 +237,7 @@ static bool needs_leader(const struct belfry_poller *p)
     if (p->regroup)
         return true;
     for (unsigned i = 0; i < p->leader_count; i++)
-        if (fitness(p->leaders[i]) == 0)
+        if (fitness(p->leaders[i]) < 2)
             return true;
     return false;
 }
@@ -191,10 +250,11 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
     if (p->count == 0)
         return bf_error(BELFRY_ESTATE, "the poller has no client to wait for");
     for (unsigned i = 0; i < p->count; i++) {
-        int rc = bf_client_check(p->members[i]);
+        int rc = client_check(p->members[i]);
         if (rc < 0)
             return rc;
     }
+    belfry_poller_flush(p);
     for (;;) {
         int found = look_at_all(p, events, count);
         if (found > 0) {

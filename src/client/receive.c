@@ -14,8 +14,6 @@
 #include "base/os.h"
 #include "client/client.h"
 
-#define HELD_CAPACITY_MIN 16u
-
 /* --- held: room is freed oldest first ------------------------------------------------------------------------------ */
 
 static struct client_held *held_at(const struct belfry_client *c, uint64_t number)
@@ -25,13 +23,14 @@ static struct client_held *held_at(const struct belfry_client *c, uint64_t numbe
 
 static int held_grow(struct belfry_client *c)
 {
-    uint32_t capacity = c->held_capacity == 0 ? HELD_CAPACITY_MIN : c->held_capacity * 2;
+    uint32_t capacity = c->held_capacity * 8;
     struct client_held *held = malloc(capacity * sizeof *held);
     if (held == NULL)
         return bf_error(-ENOMEM, "no memory to remember %u received messages: release some", capacity);
     for (uint64_t i = c->held_first; i < c->held_next; i++)
         held[i & (capacity - 1)] = *held_at(c, i);
-    free(c->held);
+    if (c->held != c->held_few)
+        free(c->held);
     c->held = held;
     c->held_capacity = capacity;
     return 0;
@@ -55,7 +54,7 @@ static void held_release(struct belfry_client *c, uint64_t number)
     while (c->held_first < c->held_next && held_at(c, c->held_first)->released)
         ring_free(&c->in, held_at(c, c->held_first++)->end);
     if (c->in.has_published)
-        bf_client_tell(c, false); /* room is news */
+        client_tell(c, false); /* room is news */
 }
 
 /* A message that was stashed, and then handed out. */
@@ -71,7 +70,7 @@ void belfry_release(belfry_client *c, belfry_message *m)
 {
     uint64_t cookie = m->cookie;
     *m = (belfry_message){0};
-    if (cookie == 0 || bf_client_check(c) < 0)
+    if (cookie == 0 || client_check(c) < 0)
         return;
     if ((cookie & 1) == 0) {
         stash_release((struct client_stashed *)(uintptr_t)cookie);
@@ -148,8 +147,8 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
             rc = decode(&e, m);
         if (bf_unlikely(rc < 0)) {
             *m = (belfry_message){0};
-            return c->end_rc =
-                       bf_error(rc, "the server \"%s\" broke the format of its ring", c->lobby.geometry.service);
+            return c->end_rc = bf_error(rc, "the server \"%s\" broke the format of its ring",
+                                        c->shared->lobby.geometry.service);
         }
         int64_t number = held_push(c, e.end);
         if (bf_unlikely(number < 0))
@@ -211,11 +210,13 @@ static bool take_from_stash(struct belfry_client *c, belfry_message *m)
 /* Nothing is in the ring: poll, or sleep, or give up. 0: look again; -ETIMEDOUT; or how it ended. */
 static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadline_ns)
 {
-    int rc = bf_client_end(c);
+    int rc = client_end(c);
     if (bf_unlikely(rc < 0))
         return ring_is_empty(&c->in) ? rc : 0; /* the end is stored after the last entry */
     if (deadline_ns <= 0)
         return -ETIMEDOUT;
+    if (bf_unlikely(c->untold)) /* we wait for what a poller has kept back */
+        belfry_poller_flush(c->poller);
     if (!*polling)
         bf_spin_begin(&c->spin);
     *polling = true;
@@ -244,14 +245,14 @@ static int keep(struct belfry_client *c, belfry_message *m, int64_t deadline_ns)
 
 static int timed_out(const struct belfry_client *c)
 {
-    return bf_error(-ETIMEDOUT, "nothing came from \"%s\" before the deadline", c->lobby.geometry.service);
+    return bf_error(-ETIMEDOUT, "nothing came from \"%s\" before the deadline", c->shared->lobby.geometry.service);
 }
 
 int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
 {
     bool polling = false;
     *m = (belfry_message){0};
-    int rc = bf_client_check(c);
+    int rc = client_check(c);
     if (bf_unlikely(rc < 0))
         return rc;
     if (take_from_stash(c, m))
@@ -263,7 +264,7 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
         bool asks = c->poller == NULL || deadline > 0; /* else the poller says so, until a send succeeds */
         if (bf_unlikely(c->wanted != 0) && asks && ring_has_room(&c->out, c->wanted - 1)) {
             c->wanted = 0;
-            return bf_error(-EAGAIN, "the ring to \"%s\" has room again", c->lobby.geometry.service);
+            return bf_error(-EAGAIN, "the ring to \"%s\" has room again", c->shared->lobby.geometry.service);
         }
         rc = wait_for_news(c, &polling, deadline);
         if (rc == -ETIMEDOUT)
@@ -326,7 +327,7 @@ int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message 
         int status = reply->status;
         const char *text = reply->size > 0 ? reply->data : belfry_error_text(status);
         int length = reply->size > 0 ? (int)reply->size : (int)strlen(text);
-        bf_error(status, "\"%s\" failed the request: %.*s", c->lobby.geometry.service, length, text);
+        bf_error(status, "\"%s\" failed the request: %.*s", c->shared->lobby.geometry.service, length, text);
         belfry_release(c, reply);
         return status;
     }

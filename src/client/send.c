@@ -9,14 +9,14 @@
 
 int belfry_send_reserve(belfry_client *c, size_t size, void **data)
 {
-    int rc = bf_client_check(c);
+    int rc = client_check(c);
     if (bf_unlikely(rc < 0))
         return rc;
-    if (bf_unlikely(size > c->lobby.geometry.message_bytes_max))
+    if (bf_unlikely(size > c->message_bytes_max))
         return bf_error(BELFRY_ETOOBIG,
                         "a message of %zu bytes is larger than the %u that \"%s\" takes: send it in pieces", size,
-                        c->lobby.geometry.message_bytes_max, c->lobby.geometry.service);
-    rc = bf_client_end(c);
+                        c->message_bytes_max, c->shared->lobby.geometry.service);
+    rc = client_end(c);
     if (bf_unlikely(rc < 0))
         return rc;
     rc = ring_reserve(&c->out, size, data);
@@ -28,17 +28,18 @@ int belfry_send_reserve(belfry_client *c, size_t size, void **data)
     case -EAGAIN:
         c->wanted = size + 1;
         return bf_error(rc, "the ring to \"%s\" is full: receive something, then send again",
-                        c->lobby.geometry.service);
+                        c->shared->lobby.geometry.service);
     case BELFRY_ESTATE:
         return bf_error(rc, "a reservation is open: commit or abort it first");
     default:
-        return c->end_rc = bf_error(rc, "the server \"%s\" broke the format of its segment", c->lobby.geometry.service);
+        return c->end_rc =
+                   bf_error(rc, "the server \"%s\" broke the format of its segment", c->shared->lobby.geometry.service);
     }
 }
 
 int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uint64_t *id)
 {
-    int rc = bf_client_check(c);
+    int rc = client_check(c);
     if (bf_unlikely(rc < 0))
         return rc;
     if (bf_unlikely(c->out.reserved == 0 || size >= c->out.reserved))
@@ -47,7 +48,7 @@ int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uin
         return bf_error(BELFRY_EOPTION, "a client sends requests and one-way messages, not kind %d", (int)kind);
     uint64_t number = kind == BELFRY_REQUEST ? c->next_id++ : 0;
     ring_commit(&c->out, (uint8_t)kind, 0, number, size);
-    bf_client_tell(c, true);
+    client_tell(c, true);
     if (id != NULL)
         *id = number;
     return 0;

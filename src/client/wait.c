@@ -22,10 +22,15 @@
 
 void bf_client_tell(struct belfry_client *c, bool committed)
 {
+    full_fence(); /* the entry or position is visible before we read who sleeps; partner: sleep.c, bf_shard_sleep */
+    bf_client_ring(c, committed);
+}
+
+void bf_client_ring(struct belfry_client *c, bool committed)
+{
     bool published = c->in.has_published;
     c->in.has_published = false;
-    full_fence(); /* the entry or position is visible before we read who sleeps; partner: sleep.c, bf_shard_sleep */
-    if (!doorbell_server_wants(c->recv, c->shard, committed, published))
+    if (!doorbell_server_wants(c->lobby_slot, c->shard, committed, published))
         return;
     doorbell_bump_send(c->send);
     bf_os_wake(&c->send->bell);
@@ -36,7 +41,7 @@ void bf_client_tell(struct belfry_client *c, bool committed)
 /* The conn was ended by the server, which said why. */
 static int told_end(const struct belfry_client *c, enum belfry_end why)
 {
-    const char *service = c->lobby.geometry.service;
+    const char *service = c->shared->lobby.geometry.service;
     switch (why) {
     case BELFRY_END_REFUSED:
         return bf_error(BELFRY_EREFUSED, "the server \"%s\" refused the connection: %s", service,
@@ -66,7 +71,7 @@ static int told_end(const struct belfry_client *c, enum belfry_end why)
 static bool server_is_gone(struct belfry_client *c)
 {
     uint32_t word = load_acquire(&c->shard->obituary); /* partner: bf_obituary_close, and the kernel */
-    if (word != BELFRY_OBITUARY_STOPPED && (word & BELFRY_OBITUARY_DIED) == 0)
+    if (!client_is_over(word))
         return c->server_dead;
     if (!c->server_dead)
         bf_os_wake(&c->shard->obituary); /* the kernel woke one of us: pass it on */
@@ -83,7 +88,7 @@ int bf_client_end(struct belfry_client *c)
         return c->end_rc = bf_error(BELFRY_EGONE,
                                     "the server \"%s\" (pid %u) is gone: connect again; calls in flight may "
                                     "or may not have been executed",
-                                    c->lobby.geometry.service, c->lobby.geometry.pid);
+                                    c->shared->lobby.geometry.service, c->shared->lobby.geometry.pid);
     return c->end_rc;
 }
 
@@ -115,7 +120,7 @@ static void count_rescue(struct belfry_client **members, unsigned count, struct 
 /* The longest slice has passed and nothing came: is the server's lock still held? */
 static void ask_kernel(struct belfry_client *c)
 {
-    if (!bf_lobby_is_alive(&c->lobby))
+    if (!bf_lobby_is_alive(&c->shared->lobby))
         c->server_dead = true;
 }
 
@@ -153,7 +158,7 @@ int bf_client_sleep(struct belfry_client **members, unsigned count, struct belfr
         }
     }
     if (rc < 0 && rc != -ETIMEDOUT && rc != -ENOSYS)
-        rc = bf_error_errno(rc, "cannot wait for \"%s\"", leaders[0]->lobby.geometry.service);
+        rc = bf_error_errno(rc, "cannot wait for \"%s\"", leaders[0]->shared->lobby.geometry.service);
     if (rc == -ENOSYS)
         rc = bf_error(BELFRY_EKERNEL, "this kernel has no futex_waitv: a client needs Linux 5.16 or newer");
     for (unsigned i = 0; i < leader_count; i++)

@@ -142,7 +142,7 @@ int bf_conn_turn(struct belfry_conn *conn)
         if (sent < 0)
             return -BELFRY_END_PEER_FAULT;
         if (outbox_is_empty(&conn->outbox))
-            store_relaxed(&conn->slot->recv->parked, 0); /* it is polled again */
+            store_relaxed(&conn->slot->lobby->parked, 0); /* it is polled again */
     }
     int read = bf_unlikely(conn->kicked) ? 0 : read_ring(conn);
     if (conn->committed || conn->in.has_published)

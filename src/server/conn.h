@@ -40,6 +40,13 @@ void bf_conn_free(struct belfry_conn *conn);
  */
 int bf_conn_turn(struct belfry_conn *conn);
 
+/* A turn of this conn is near: fetch what it will touch of its rings. */
+static inline void conn_prefetch(const struct belfry_conn *conn)
+{
+    ring_consumer_prefetch(&conn->in);
+    ring_producer_prefetch(&conn->out);
+}
+
 /* The shard's last look: is there something that bf_conn_turn() would do? */
 bool bf_conn_has_work(struct belfry_conn *conn);
 

@@ -172,7 +172,7 @@ static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
     counter_add(&shard->counters->connections_active, 1);
     bf_slot_publish(slot, BELFRY_SLOT_OPEN);
     store_release(&slot->recv->accepted, 1); /* partner: client/wait.c, told_end */
-    store_relaxed(&slot->recv->parked, 0);   /* hot: the turn looks at it from now on */
+    store_relaxed(&slot->lobby->parked, 0);  /* hot: the turn looks at it from now on */
     bf_shard_heat(shard, slot);
     /* Being accepted is news: a poller that follows this slot's bell has missed every ring before now. */
     slot->conn->committed = true;

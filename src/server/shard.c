@@ -19,6 +19,7 @@
 #include "shm/doorbell.h"
 #include "shm/place.h"
 
+#define PREFETCH_AHEAD 6 /* conns; decisions/0009 */
 #define EVENTS_PER_TURN 1024
 #define BUSY_TURNS 256 /* between two looks at the clock */
 #define MUTE_NS 10000000ll
@@ -79,7 +80,7 @@ static void take_bell(struct bf_shard *s, const struct bf_event *event)
         }
         slot->heard = true;
         if (outbox_is_empty(&slot->conn->outbox))
-            store_relaxed(&slot->recv->parked, 0);
+            store_relaxed(&slot->lobby->parked, 0);
         bf_shard_heat(s, slot);
         return;
     case SLOT_CLAIMED:
@@ -153,7 +154,7 @@ static void mute(struct bf_shard *s, struct bf_slot *slot)
 {
     slot->muted = true;
     slot->empty = 0;
-    store_relaxed(&slot->recv->parked, BELFRY_PARKED_DATA);
+    store_relaxed(&slot->lobby->parked, BELFRY_PARKED_DATA);
     bf_shard_cool(s, slot);
     bf_listener_look_after(s, slot, MUTE_NS);
 }
@@ -163,6 +164,8 @@ static bool drain(struct bf_shard *s)
     bool worked = false;
     for (uint32_t i = 0; i < s->hot_count;) {
         struct bf_slot *slot = s->hot[i];
+        if (s->hot_count > i + PREFETCH_AHEAD)
+            conn_prefetch(s->hot[i + PREFETCH_AHEAD]->conn);
         int rc = bf_conn_turn(slot->conn);
         if (bf_unlikely(rc < 0)) {
             bf_listener_end(s, slot,

@@ -35,7 +35,7 @@ static void park_quiet(struct bf_shard *s, uint32_t quiet_max)
             continue;
         }
         bf_shard_arm(s, slot); /* the value is read and the wait prepared before the client may ring */
-        store_relaxed(&slot->recv->parked, BELFRY_PARKED_DATA);
+        store_relaxed(&slot->lobby->parked, BELFRY_PARKED_DATA);
         bf_shard_cool(s, slot);
         s->parking[s->parking_count++] = slot;
     }
@@ -49,7 +49,7 @@ static bool look_at_parked(struct bf_shard *s)
         struct bf_slot *slot = s->parking[i];
         if (!bf_conn_has_work(slot->conn))
             continue;
-        store_relaxed(&slot->recv->parked, 0);
+        store_relaxed(&slot->lobby->parked, 0);
         bf_shard_heat(s, slot);
         work = true;
     }
@@ -74,7 +74,7 @@ static void sweep(struct bf_shard *s, int64_t now_ns)
         uint64_t position = slot->conn->in.position;
         if (slot->suspected && slot->suspected_at == position) {
             counter_add(&s->counters->rescued_wakes, 1);
-            store_relaxed(&slot->recv->parked, 0);
+            store_relaxed(&slot->lobby->parked, 0);
             bf_shard_heat(s, slot);
         }
         slot->suspected = true;
@@ -146,7 +146,7 @@ void bf_shard_sleep(struct bf_shard *s)
         struct bf_slot *slot = s->hot[i];
         bf_shard_arm(s, slot);
         if (!outbox_is_empty(&slot->conn->outbox))
-            store_relaxed(&slot->recv->parked, BELFRY_PARKED_SPACE);
+            store_relaxed(&slot->lobby->parked, BELFRY_PARKED_SPACE);
     }
     arm_mailbox(s);
     full_fence(); /* asleep and parked are visible before the last look; partner: client/wait.c, bf_client_tell */

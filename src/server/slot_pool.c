@@ -152,7 +152,7 @@ static int maker_write_header(struct bf_slot_pool *pool, struct bf_slot_maker *m
         bf_segment_header_init(&send.segment, &identity, m->side);
         return bf_os_write_at(m->fd, &send, sizeof send, 0);
     }
-    struct belfry_abi_recv recv = {.bell = 1, .parked = BELFRY_PARKED_DATA}; /* so that hello rings */
+    struct belfry_abi_recv recv = {.bell = 1};
     bf_segment_header_init(&recv.segment, &identity, m->side);
     return bf_os_write_at(m->fd, &recv, sizeof recv, 0);
 }
@@ -216,6 +216,7 @@ static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
     struct bf_slot *slot = m->slot;
     slot->send = (const struct belfry_abi_send *)(const void *)slot_address(pool, slot, SEGMENT_SEND);
     slot->recv = (struct belfry_abi_recv *)(void *)slot_address(pool, slot, SEGMENT_RECV);
+    store_relaxed(&slot->lobby->parked, BELFRY_PARKED_DATA); /* so that hello rings; before the state that offers it */
     bf_slot_publish(slot, BELFRY_SLOT_WARM);
     counter_add(&pool->counters->slots_made, 1);
     m->slot = NULL;

@@ -22,10 +22,10 @@
  * After a burst and a full fence: must the server be rung? `asleep` covers every slot of the shard; the slot's own
  * `parked` covers a slot that an awake shard no longer polls, and one whose full reply ring is waited on.
  */
-static inline bool doorbell_server_wants(const struct belfry_abi_recv *recv, const struct belfry_abi_shard *shard,
+static inline bool doorbell_server_wants(const struct belfry_abi_slot *slot, const struct belfry_abi_shard *shard,
                                          bool committed, bool published)
 {
-    uint32_t parked = load_relaxed(&recv->parked);
+    uint32_t parked = load_relaxed(&slot->parked);
     if (committed && ((parked & BELFRY_PARKED_DATA) != 0 || load_relaxed(&shard->asleep) != 0))
         return true;
     return published && (parked & BELFRY_PARKED_SPACE) != 0;

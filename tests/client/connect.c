@@ -433,3 +433,37 @@ Test(connect, leaves_nothing_open_after_a_thousand_connections)
     expect(now <= maps + 8);
     fake_close(&fake);
 }
+
+/* --- one lobby per process --------------------------------------------------------------------------------------------- */
+
+Test(connect, maps_the_lobby_once_for_all_connections_of_a_process)
+{
+    fake_open(&fake, 3);
+    belfry_client *a = connected(), *b = connected();
+    expect(a->shared == b->shared);
+    expect_eq(a->shared->references, 2);
+    struct bf_lobby *lobby = &b->shared->lobby;
+    belfry_close(a);
+    expect_eq(b->shared->references, 1);
+    expect(lobby->map != NULL && bf_lobby_is_alive(lobby));
+    expect_rc(belfry_send(b, "x", 1, NULL), 0);
+    belfry_close(b);
+    fake_close(&fake);
+}
+
+/* The map may go into the child or not: those who differ in that cannot share it. */
+Test(connect, maps_the_lobby_again_for_a_connection_that_ignores_forks)
+{
+    belfry_client_options o;
+    belfry_client *a, *b;
+    fake_open(&fake, 3);
+    a = connected();
+    belfry_client_options_init(&o, sizeof o);
+    o.root = fake.root;
+    o.atfork = false;
+    expect_rc(belfry_connect(&b, FAKE_SERVICE, &o), 0);
+    expect(a->shared != b->shared);
+    belfry_close(a);
+    belfry_close(b);
+    fake_close(&fake);
+}

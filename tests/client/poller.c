@@ -286,3 +286,93 @@ Test(poller, sleeps_with_every_members_wish_for_room_on_record)
     expect_rc(belfry_poller_wait(poller, &event, 1, belfry_in_ms(5)), 0);
     expect_eq(clients[1]->send->want_space, 0); /* taken back when it woke */
 }
+
+/* --- cork ------------------------------------------------------------------------------------------------------------- */
+
+static uint32_t bell(int i)
+{
+    return load_acquire(&clients[i]->send->bell);
+}
+
+/* All of a corked poller, with the server asleep: whoever commits must ring. */
+static void cork_asleep(void)
+{
+    for (int i = 0; i < 3; i++)
+        add(i);
+    belfry_poller_cork(poller, true);
+    store_relaxed(&lobby_shard(&fake.lobby, 0)->asleep, 1);
+}
+
+Test(poller, rings_once_it_is_flushed_when_it_is_corked)
+{
+    uint32_t before[3];
+    cork_asleep();
+    for (int i = 0; i < 3; i++)
+        before[i] = bell(i);
+    for (int round = 0; round < 5; round++)
+        for (int i = 0; i < 2; i++)
+            expect_rc(belfry_send(clients[i], "x", 1, NULL), 0);
+    struct ring_entry e;
+    expect_eq(fake_hear(&fake, clients[0]->slot, &e), 1); /* visible at once ... */
+    for (int i = 0; i < 3; i++)
+        expect_eq(bell(i), before[i]); /* ... and rung for later, ... */
+    belfry_poller_flush(poller);
+    expect_eq(bell(0), before[0] + 1); /* ... once, ... */
+    expect_eq(bell(1), before[1] + 1);
+    expect_eq(bell(2), before[2]); /* ... by those who had something to say */
+    belfry_poller_flush(poller);
+    expect_eq(bell(0), before[0] + 1);
+}
+
+Test(poller, rings_before_it_waits_and_when_it_is_uncorked)
+{
+    belfry_poll_event event;
+    belfry_message m;
+    cork_asleep();
+    uint32_t before = bell(0);
+    expect_rc(belfry_send(clients[0], "x", 1, NULL), 0);
+    expect_rc(belfry_poller_wait(poller, &event, 1, 0), 0);
+    expect_eq(bell(0), before + 1);
+    expect_rc(belfry_send(clients[0], "x", 1, NULL), 0);
+    belfry_poller_cork(poller, false);
+    expect_eq(bell(0), before + 2);
+    expect_rc(belfry_send(clients[0], "x", 1, NULL), 0);
+    expect_eq(bell(0), before + 3);
+    belfry_poller_cork(poller, true);
+    expect_rc(belfry_call(clients[0], "x", 1, &m, belfry_in_ms(5)), -ETIMEDOUT);
+    expect_eq(bell(0), before + 4); /* who blocks rings first */
+}
+
+Test(poller, rings_for_a_member_that_leaves_or_joins_while_it_is_corked)
+{
+    cork_asleep();
+    uint32_t before = bell(1);
+    expect_rc(belfry_send(clients[1], "x", 1, NULL), 0);
+    expect_rc(belfry_poller_remove(poller, clients[1]), 0);
+    expect_eq(bell(1), before + 1);
+    expect_rc(belfry_send(clients[1], "x", 1, NULL), 0);
+    expect_eq(bell(1), before + 2); /* it is its own master again */
+    add(1);
+    expect_rc(belfry_send(clients[1], "x", 1, NULL), 0);
+    expect_eq(bell(1), before + 2);
+    belfry_poller_flush(poller);
+    expect_eq(bell(1), before + 3);
+}
+
+/* Room is news, too. */
+Test(poller, rings_for_room_when_it_is_corked)
+{
+    static char data[1000];
+    cork_asleep();
+    store_relaxed(&fake.slots[clients[0]->slot].lobby->parked, BELFRY_PARKED_SPACE);
+    uint32_t before = bell(0);
+    for (int i = 0; i < 3; i++) {
+        belfry_message m;
+        expect_eq(fake_say(&fake, clients[0]->slot, BELFRY_PUSH, 0, 0, data, sizeof data), 0);
+        expect_rc(belfry_receive(clients[0], &m, 0), 0);
+        belfry_release(clients[0], &m);
+    }
+    expect_eq(bell(0), before);
+    belfry_poller_flush(poller);
+    expect_eq(bell(0), before + 1);
+}

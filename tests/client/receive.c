@@ -117,21 +117,21 @@ Test(receive, refuses_to_send_what_is_too_big)
 
 Test(receive, rings_only_when_the_server_asked_for_it)
 {
-    struct belfry_abi_recv *recv = fake.slots[slot].recv;
+    struct belfry_abi_slot *words = fake.slots[slot].lobby;
     const struct belfry_abi_send *send = fake.slots[slot].send;
     struct belfry_abi_shard *shard = lobby_shard(&fake.lobby, 0);
     uint32_t bell = send->bell;
-    store_relaxed(&recv->parked, 0);
+    store_relaxed(&words->parked, 0);
     expect_rc(belfry_send(client, "x", 1, NULL), 0);
     expect_eq(send->bell, bell);
     store_relaxed(&shard->asleep, 1);
     expect_rc(belfry_send(client, "x", 1, NULL), 0);
     expect_eq(send->bell, ++bell);
     store_relaxed(&shard->asleep, 0);
-    store_relaxed(&recv->parked, BELFRY_PARKED_DATA);
+    store_relaxed(&words->parked, BELFRY_PARKED_DATA);
     expect_rc(belfry_send(client, "x", 1, NULL), 0);
     expect_eq(send->bell, ++bell);
-    store_relaxed(&recv->parked, BELFRY_PARKED_SPACE);
+    store_relaxed(&words->parked, BELFRY_PARKED_SPACE);
     expect_rc(belfry_send(client, "x", 1, NULL), 0);
     expect_eq(send->bell, bell);
 }
@@ -271,7 +271,7 @@ Test(receive, may_release_an_empty_message)
 Test(receive, rings_for_freed_space_when_the_server_waits_for_it)
 {
     static char data[1000];
-    store_relaxed(&fake.slots[slot].recv->parked, BELFRY_PARKED_SPACE);
+    store_relaxed(&fake.slots[slot].lobby->parked, BELFRY_PARKED_SPACE);
     uint32_t bell = fake.slots[slot].send->bell;
     for (int i = 0; i < 3; i++) {
         belfry_message m;
@@ -406,7 +406,7 @@ Test(receive, calls_through_a_full_ring)
     uint64_t sent = 0, id;
     while (belfry_send(client, "0123456789", 10, &id) == 0)
         sent++;
-    store_relaxed(&fake.slots[slot].recv->parked, 0);
+    store_relaxed(&fake.slots[slot].lobby->parked, 0);
     pthread_create(&server, NULL, answer_all, (void *)(uintptr_t)(sent + 1));
     expect_rc(belfry_call(client, "call", 4, &m, patience()), 0);
     expect_eq(m.id, sent + 1);

@@ -1020,7 +1020,7 @@ Test(conn, ends_when_another_conns_handler_finds_its_position_impossible)
     expect_echo(quiet);
     c = server_fixture_connect();
     expect_echo(c);
-    while (load_relaxed(&quiet->recv->parked) != BELFRY_PARKED_DATA) { /* it stays quiet while the other is not */
+    while (load_relaxed(&quiet->lobby_slot->parked) != BELFRY_PARKED_DATA) { /* it stays quiet while the other is not */
         expect_echo(c);
         fixture_pause();
     }

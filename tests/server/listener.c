@@ -160,8 +160,9 @@ static void raw_map(struct raw *r)
 
 static void raw_create(struct raw *r)
 {
-    r->fd = bf_os_open(BF_OS_CWD, r->lock, BF_OS_WRITE | BF_OS_CREATE_NEW, 0600);
-    expect(r->fd >= 0);
+    int fd = bf_os_open(BF_OS_CWD, r->lock, BF_OS_WRITE | BF_OS_CREATE_NEW, 0600);
+    expect(fd >= 0);
+    store_release(&r->fd, fd); /* the shard's thread may be waiting for it: lock_and_say_hello */
 }
 
 static void raw_lock(struct raw *r)
@@ -220,6 +221,8 @@ Test(listener, accepts_whoever_locks_and_says_hello)
 
 static void lock_and_say_hello(void)
 {
+    while (load_acquire(&raw.fd) < 0) /* the event may be quicker than raw_create()'s return */
+        cpu_relax();
     raw_lock(&raw);
     raw_hello(&raw);
 }

@@ -205,8 +205,8 @@ Test(slot_pool, writes_headers_that_a_client_accepts)
         struct segment_identity identity = {.instance = 7, .slot = i, .generation = 0, .ring_bytes = 65536};
         expect_rc(bf_segment_header_check(&slot->send->segment, &identity, SEGMENT_SEND), 0);
         expect_rc(bf_segment_header_check(&slot->recv->segment, &identity, SEGMENT_RECV), 0);
-        expect_eq(slot->recv->parked, BELFRY_PARKED_DATA); /* hello rings */
-        expect(slot->send->parked != slot->recv->bell);    /* nobody sleeps */
+        expect_eq(slot->lobby->parked, BELFRY_PARKED_DATA); /* hello rings */
+        expect(slot->send->parked != slot->recv->bell);     /* nobody sleeps */
         expect_eq(slot->recv->end, BELFRY_END_NONE);
         expect_eq(slot->recv->accepted, 0);
         expect_eq(slot->send->hello, 0);

@@ -17,11 +17,11 @@ Test(doorbell, rings_the_server_by_the_table)
         for (uint32_t asleep = 0; asleep < 2; asleep++)
             for (int committed = 0; committed < 2; committed++)
                 for (int published = 0; published < 2; published++) {
-                    struct belfry_abi_recv recv = {.parked = parked};
+                    struct belfry_abi_slot slot = {.parked = parked};
                     struct belfry_abi_shard shard = {.asleep = asleep};
                     bool data = (parked & BELFRY_PARKED_DATA) != 0, space = (parked & BELFRY_PARKED_SPACE) != 0;
                     bool wanted = (committed && (data || asleep)) || (published && space);
-                    expect_eq(doorbell_server_wants(&recv, &shard, committed, published), wanted);
+                    expect_eq(doorbell_server_wants(&slot, &shard, committed, published), wanted);
                 }
 }
 
@@ -70,6 +70,7 @@ Test(doorbell, works_while_the_count_wraps)
 
 static struct belfry_abi_send dance_send;
 static struct belfry_abi_recv dance_recv = {.bell = 1};
+static struct belfry_abi_slot dance_slot;
 static uint32_t news, answer;
 
 static void *dance_server(void *argument)
@@ -77,7 +78,7 @@ static void *dance_server(void *argument)
     for (uint32_t turn = 1; turn <= TURNS; turn++) {
         while (load_acquire(&news) != turn) {
             uint32_t value = doorbell_send_value(&dance_send);
-            store_relaxed(&dance_recv.parked, BELFRY_PARKED_DATA);
+            store_relaxed(&dance_slot.parked, BELFRY_PARKED_DATA);
             full_fence();
             if (load_acquire(&news) == turn)
                 break;
@@ -85,7 +86,7 @@ static void *dance_server(void *argument)
             if (bf_os_wait(&wait, 1, bf_os_now_ns() + FIXTURE_PATIENCE_MS * 1000000ll) == -ETIMEDOUT)
                 return (void *)(uintptr_t)turn;
         }
-        store_relaxed(&dance_recv.parked, 0);
+        store_relaxed(&dance_slot.parked, 0);
         store_release(&answer, turn);
         full_fence();
         if (doorbell_client_wants(&dance_send, &dance_recv)) {
@@ -105,7 +106,7 @@ Test(doorbell, is_never_slept_through, .timeout = 120)
     for (uint32_t turn = 1; turn <= TURNS; turn++) {
         store_release(&news, turn);
         full_fence();
-        if (doorbell_server_wants(&dance_recv, &shard, true, false)) {
+        if (doorbell_server_wants(&dance_slot, &shard, true, false)) {
             doorbell_bump_send(&dance_send);
             bf_os_wake(&dance_send.bell);
         }

@@ -54,7 +54,8 @@ void fake_make(struct fake_server *f, uint32_t number, uint32_t generation, bool
     bf_segment_header_init(&slot->send->segment, &identity, SEGMENT_SEND);
     bf_segment_header_init(&slot->recv->segment, &identity, SEGMENT_RECV);
     slot->recv->bell = 1;
-    slot->recv->parked = BELFRY_PARKED_DATA;
+    slot->lobby = lobby_slot(&f->lobby, number);
+    slot->lobby->parked = BELFRY_PARKED_DATA;
     ring_consumer_init(&slot->in, (uint8_t *)slot->send + SEGMENT_HEADER_BYTES, RING_BYTES,
                        segment_colour(number, SEGMENT_SEND), &slot->recv->consumed);
     ring_producer_init(&slot->out, (uint8_t *)slot->recv + SEGMENT_HEADER_BYTES, RING_BYTES,

@@ -17,6 +17,7 @@
 struct fake_slot {
     struct belfry_abi_send *send; /* the real server maps it read-only */
     struct belfry_abi_recv *recv;
+    struct belfry_abi_slot *lobby;
     struct ring_consumer_local in;
     struct ring_producer_local out;
 };
