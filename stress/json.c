@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* json.c: the results as one JSON object; the names of its keys are an interface. */
-#include "report.h"
+/* json.c: see json.h. */
+#include "json.h"
 
 #include <inttypes.h>
-
-/* Where we are in an object: whether the next member needs a comma, and how far it is indented. */
-struct json {
-    FILE *out;
-    int depth;
-    bool first;
-};
 
 static void json_key(struct json *j, const char *key)
 {
@@ -19,7 +12,7 @@ static void json_key(struct json *j, const char *key)
     j->first = false;
 }
 
-static void json_open(struct json *j, const char *key, char bracket)
+void json_open(struct json *j, const char *key, char bracket)
 {
     if (j->depth > 0)
         json_key(j, key);
@@ -28,29 +21,29 @@ static void json_open(struct json *j, const char *key, char bracket)
     j->first = true;
 }
 
-static void json_close(struct json *j, char bracket)
+void json_close(struct json *j, char bracket)
 {
     j->depth--;
     fprintf(j->out, "\n%*s%c", 2 * j->depth, "", bracket);
     j->first = false;
 }
 
-static void json_count(struct json *j, const char *key, uint64_t value)
+void json_count(struct json *j, const char *key, uint64_t value)
 {
     json_key(j, key);
     fprintf(j->out, "%" PRIu64, value);
 }
 
-static void json_maybe(struct json *j, const char *key, int64_t value)
+void json_maybe(struct json *j, const char *key, int64_t value)
 {
     json_key(j, key);
-    if (value == PROC_UNKNOWN)
+    if (value < 0)
         fputs("null", j->out);
     else
         fprintf(j->out, "%" PRId64, value);
 }
 
-static void json_number(struct json *j, const char *key, double value)
+void json_number(struct json *j, const char *key, double value)
 {
     json_key(j, key);
     if (value < 0)
@@ -59,13 +52,13 @@ static void json_number(struct json *j, const char *key, double value)
         fprintf(j->out, "%.3f", value);
 }
 
-static void json_bool(struct json *j, const char *key, bool value)
+void json_bool(struct json *j, const char *key, bool value)
 {
     json_key(j, key);
     fputs(value ? "true" : "false", j->out);
 }
 
-static void json_string(struct json *j, const char *key, const char *text)
+void json_string(struct json *j, const char *key, const char *text)
 {
     json_key(j, key);
     fputc('"', j->out);
@@ -78,87 +71,4 @@ static void json_string(struct json *j, const char *key, const char *text)
             fputc(*p, j->out);
     }
     fputc('"', j->out);
-}
-
-static void json_times(struct json *j, const char *key, const struct histogram *h)
-{
-    static const struct {
-        const char *key;
-        uint32_t per_mille;
-    } rank[] = {{"p50", 500}, {"p99", 990}, {"p99_9", 999}};
-    json_open(j, key, '{');
-    for (size_t i = 0; i < sizeof rank / sizeof rank[0]; i++)
-        json_maybe(j, rank[i].key, h->count ? (int64_t)histogram_percentile(h, rank[i].per_mille) : PROC_UNKNOWN);
-    json_maybe(j, "max", h->count ? (int64_t)h->max : PROC_UNKNOWN);
-    json_close(j, '}');
-}
-
-static void json_setting(struct json *j, const struct options *o)
-{
-    json_count(j, "connections", o->connections);
-    json_count(j, "processes", o->processes);
-    json_count(j, "threads", o->threads);
-    json_count(j, "depth", o->depth);
-    json_string(j, "bytes", o->bytes);
-    json_string(j, "loop", o->rate > 0 ? "open" : "closed");
-    json_number(j, "rate", o->rate);
-    json_number(j, "churn", o->churn);
-    json_count(j, "seed", o->seed);
-}
-
-static void json_server(struct json *j, const struct results *r)
-{
-    json_number(j, "server_cpu_ns_per_message", results_cpu_per_message(r));
-    json_maybe(j, "server_rss_bytes", r->server.rss_bytes);
-    json_maybe(j, "server_rss_anon_bytes", r->server.rss_anon_bytes);
-    json_maybe(j, "server_fds", r->server.fds);
-    json_maybe(j, "server_maps", r->server.maps);
-    json_count(j, "server_parks", r->parks);
-    json_count(j, "server_rings", r->rings);
-    json_count(j, "server_wakes", r->wakes);
-    json_maybe(j, "shm_bytes_per_connection",
-               r->segments_bytes >= 0 && r->attached > 0 ? r->segments_bytes / (int64_t)r->attached : PROC_UNKNOWN);
-    json_open(j, "allocated_bytes", '{');
-    json_count(j, "before", r->allocated_before);
-    json_count(j, "peak", r->allocated_peak);
-    json_count(j, "after", r->allocated_after);
-    json_close(j, '}');
-    json_open(j, "connections_per_shard", '[');
-    for (uint32_t i = 0; i < r->shards; i++)
-        json_count(j, NULL, r->shard_connections[i]);
-    json_close(j, ']');
-    if (r->idle_seconds > 0) {
-        json_number(j, "idle_seconds", r->idle_seconds);
-        json_number(j, "idle_cpu_percent", r->idle_cpu_percent);
-        json_number(j, "idle_wakeups_per_second", r->idle_wakeups_per_second);
-    }
-}
-
-bool report_json(const struct results *r, const struct options *o, FILE *out)
-{
-    struct json json = {.out = out}, *j = &json;
-    json_open(j, NULL, '{');
-    json_bool(j, "passed", results_passed(r, o));
-    json_setting(j, o);
-    json_number(j, "seconds", r->seconds);
-    json_count(j, "sent", r->sent);
-    json_count(j, "messages", r->messages);
-    json_number(j, "messages_per_second", r->seconds > 0 ? (double)r->interval_messages / r->seconds : 0);
-    json_count(j, "lost", r->lost);
-    json_count(j, "corrupt", r->corrupt);
-    json_count(j, "rescued_wakes", r->rescued_wakes);
-    json_count(j, "failed", r->failed);
-    json_count(j, "unsent", r->unsent);
-    json_count(j, "full_rings", r->delays);
-    json_count(j, "reconnects", r->reconnects);
-    json_count(j, "left_behind", r->left_behind);
-    json_count(j, "processes_crashed", r->processes_crashed);
-    json_bool(j, "interrupted", r->interrupted);
-    json_string(j, "first_failure", r->sentence);
-    json_times(j, "rtt_ns", &r->rtt_ns);
-    json_times(j, "connect_ns", &r->connect_ns);
-    json_server(j, r);
-    json_close(j, '}');
-    fputc('\n', out);
-    return fflush(out) == 0 && !ferror(out);
 }

@@ -51,6 +51,8 @@ static void read_status(pid_t pid, struct proc_size *size)
             size->rss_bytes = kib * 1024;
         else if (sscanf(line, "RssAnon: %" SCNd64, &kib) == 1)
             size->rss_anon_bytes = kib * 1024;
+        else if (sscanf(line, "VmPTE: %" SCNd64, &kib) == 1)
+            size->page_table_bytes = kib * 1024;
     }
     if (f)
         fclose(f);
@@ -82,7 +84,9 @@ static int64_t count_lines(const char *path)
 
 struct proc_size proc_size(pid_t pid)
 {
-    struct proc_size size = {.rss_bytes = PROC_UNKNOWN, .rss_anon_bytes = PROC_UNKNOWN};
+    struct proc_size size = {.rss_bytes = PROC_UNKNOWN,
+                             .rss_anon_bytes = PROC_UNKNOWN,
+                             .page_table_bytes = PROC_UNKNOWN};
     char path[64];
     read_status(pid, &size);
     snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);

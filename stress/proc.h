@@ -18,6 +18,7 @@ struct proc_cpu {
 struct proc_size {
     int64_t rss_bytes;
     int64_t rss_anon_bytes; /* of these, the process's own; the rest are shared memory and files */
+    int64_t page_table_bytes;
     int64_t fds;
     int64_t maps;
 };

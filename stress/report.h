@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* report.h: the results, for people (report.c) and for programs (json.c). */
+/* report.h: the results, for people (report.c) and for programs (report_json.c). */
 #ifndef STRESS_REPORT_H
 #define STRESS_REPORT_H
 
