@@ -2,7 +2,10 @@
 /* json.c: see json.h. */
 #include "json.h"
 
+#include <float.h>
 #include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
 
 static void json_key(struct json *j, const char *key)
 {
@@ -46,10 +49,17 @@ void json_maybe(struct json *j, const char *key, int64_t value)
 void json_number(struct json *j, const char *key, double value)
 {
     json_key(j, key);
-    if (value < 0)
+    if (!isfinite(value) || value < 0) {
         fputs("null", j->out);
-    else
-        fprintf(j->out, "%.3f", value);
+        return;
+    }
+    char text[32];
+    for (int digits = DBL_DIG; digits <= DBL_DECIMAL_DIG; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
+            break;
+    }
+    fputs(text, j->out);
 }
 
 void json_bool(struct json *j, const char *key, bool value)

@@ -25,7 +25,7 @@ void json_close(struct json *j, char bracket);
 
 void json_count(struct json *j, const char *key, uint64_t value);
 void json_maybe(struct json *j, const char *key, int64_t value); /* negative: null */
-void json_number(struct json *j, const char *key, double value); /* likewise; three decimals */
+void json_number(struct json *j, const char *key, double value); /* likewise; read back, it is the same */
 void json_bool(struct json *j, const char *key, bool value);
 void json_string(struct json *j, const char *key, const char *text);
 
