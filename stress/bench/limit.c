@@ -82,6 +82,19 @@ static void measure_memory(const struct bench_case *c, double seconds, double fi
     round_trips_report(figure);
 }
 
+/* --- coming and going -------------------------------------------------------------------------------------------- */
+
+static bool connects(const struct bench_case *c)
+{
+    return c->workload == WORKLOAD_CONNECT && c->rate == 0;
+}
+
+static void measure_mapping(const struct bench_case *c, double seconds, double figure[FIGURES])
+{
+    limit_mapping(placement_client_core(c->placement), placement_server_core(c->placement), seconds, &times);
+    round_trips_report(figure);
+}
+
 /* --- one way ----------------------------------------------------------------------------------------------------- */
 
 static bool stream(const struct bench_case *c)
@@ -105,6 +118,8 @@ const struct bench_limit bench_limits[] = {
     {"futex", "limit: a word and a futex on each side, sleeping every time", pingpong_small, measure_futex},
     {"memory", "limit: a fixed buffer, written, copied back by the other side, read; both sides spinning",
      pingpong_apart, measure_memory},
+    {"mapping", "limit: both sides map two files at once, use two pages of each and unmap them", connects,
+     measure_mapping},
     {"memcpy", "limit: copying into a buffer of 64 KiB, by one core, which nobody reads", stream, measure_memcpy},
     {"handover", "limit: the same, and the other core reads and compares it", stream, measure_handover},
 };

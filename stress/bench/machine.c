@@ -18,6 +18,9 @@
 #include "ticks.h"
 
 #define WARM_UP 1000 /* round trips before the first sample */
+#define MAPPED_FILES 2
+#define MAPPED_PAGES 2
+#define PAGE_BYTES 4096
 
 /* What both sides share. */
 struct limit_shared {
@@ -39,6 +42,7 @@ struct limit {
     struct limit_shared *shared;
     uint32_t bytes;
     uint32_t span;
+    int file[MAPPED_FILES];
     pid_t child;
 };
 
@@ -178,6 +182,56 @@ void limit_memory(int core, int other, uint32_t bytes, double seconds, struct hi
     limit_begin(&l, core, other, memory_echo);
     limit_time(&l, memory_round_trip, seconds, h);
     limit_end(&l);
+}
+
+/* --- maps -------------------------------------------------------------------------------------------------------- */
+
+/* What a side of a new connection cannot do without: two files mapped, their first two pages used, both unmapped. */
+static void mapping_once(const struct limit *l)
+{
+    for (int i = 0; i < MAPPED_FILES; i++) {
+        volatile uint8_t *at =
+            mmap(NULL, MAPPED_PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, l->file[i], 0);
+        if (at == MAP_FAILED)
+            bench_die("the limit of mapping: no map");
+        for (int page = 0; page < MAPPED_PAGES; page++)
+            at[page * PAGE_BYTES] = (uint8_t)(at[page * PAGE_BYTES] + 1);
+        munmap((void *)at, MAPPED_PAGES * PAGE_BYTES);
+    }
+}
+
+static void mapping_echo(struct limit *l)
+{
+    for (uint64_t asked = 1;; asked += 2) {
+        while (atomic_load_explicit(&l->shared->word, memory_order_acquire) != asked)
+            relax();
+        mapping_once(l);
+        atomic_store_explicit(&l->shared->word, asked + 1, memory_order_release);
+    }
+}
+
+/* Both sides at the same time. */
+static void mapping_round_trip(struct limit *l, uint64_t number)
+{
+    atomic_store_explicit(&l->shared->word, 2 * number + 1, memory_order_release);
+    mapping_once(l);
+    while (atomic_load_explicit(&l->shared->word, memory_order_acquire) != 2 * number + 2)
+        relax();
+}
+
+void limit_mapping(int core, int other, double seconds, struct histogram *h)
+{
+    struct limit l = {0};
+    for (int i = 0; i < MAPPED_FILES; i++) {
+        l.file[i] = memfd_create("belfry-bench", MFD_CLOEXEC);
+        if (l.file[i] < 0 || ftruncate(l.file[i], MAPPED_PAGES * PAGE_BYTES) < 0)
+            bench_die("the limit of mapping: no file");
+    }
+    limit_begin(&l, core, other, mapping_echo);
+    limit_time(&l, mapping_round_trip, seconds, h);
+    limit_end(&l);
+    for (int i = 0; i < MAPPED_FILES; i++)
+        close(l.file[i]);
 }
 
 /* --- bandwidth --------------------------------------------------------------------------------------------------- */

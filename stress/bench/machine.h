@@ -21,6 +21,12 @@ void limit_futex(int core, int other, double seconds, struct histogram *h);
 /* Two fixed buffers and a flag each, spinning: write `bytes`, the other side copies them back, compare them. */
 void limit_memory(int core, int other, uint32_t bytes, double seconds, struct histogram *h);
 
+/*
+ * What no new connection over fresh shared memory can be without: each side maps two files of two pages, uses every page
+ * and unmaps them, both at the same time. Where a hypervisor shadows the page tables this is most of a connect.
+ */
+void limit_mapping(int core, int other, double seconds, struct histogram *h);
+
 /* Blocks of `bytes` into a buffer of `span` bytes, over and over, by one core: blocks per second. */
 double limit_memcpy(int core, uint32_t bytes, uint32_t span, double seconds);
 
