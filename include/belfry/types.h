@@ -119,7 +119,7 @@ BELFRY_API const char *belfry_end_text(enum belfry_end end);
 BELFRY_API int64_t belfry_now_ns(void);
 BELFRY_API int64_t belfry_in_ms(int64_t milliseconds);
 
-/* How hard to poll before sleeping; the budget in force adapts to what happens (see docs/guide.md, "Spinning"). */
+/* How long to poll before sleeping; while that does not pay, whoever waits sleeps at once (docs/guide.md, "Spinning"). */
 enum belfry_spin {
     BELFRY_SPIN_DEFAULT = 0,  /* what the library was built with */
     BELFRY_SPIN_POWER = 1,    /* sleep at once: the least CPU, a wake-up per message */

@@ -8,7 +8,6 @@
 
 #define SPIN_BALANCED_NS 50000
 #define SPIN_LATENCY_NS 1000000
-#define SPIN_BUDGET_NS_MIN 5000
 
 void bf_spin_init(struct bf_spin *s, enum belfry_spin spin)
 {
@@ -16,8 +15,7 @@ void bf_spin_init(struct bf_spin *s, enum belfry_spin spin)
     *s = (struct bf_spin){.rest_next = SPIN_REST_PARKS_MIN};
     if (spin == BELFRY_SPIN_POWER || !bf_os_spinning_is_free())
         return;
-    s->budget_ns_max = spin == BELFRY_SPIN_LATENCY ? SPIN_LATENCY_NS : SPIN_BALANCED_NS;
-    s->budget_ns = bf_min(s->budget_ns_max, SPIN_BALANCED_NS);
+    s->budget_ns = spin == BELFRY_SPIN_LATENCY ? SPIN_LATENCY_NS : SPIN_BALANCED_NS;
 }
 
 void bf_spin_begin(struct bf_spin *s)
@@ -29,7 +27,6 @@ void bf_spin_begin(struct bf_spin *s)
 /* The budget ran out or the core was taken from us. */
 static bool spin_lost(struct bf_spin *s)
 {
-    s->budget_ns = bf_max(s->budget_ns / 2, SPIN_BUDGET_NS_MIN);
     if (++s->losses >= SPIN_LOSSES_MAX) {
         s->losses = SPIN_LOSSES_MAX - 1; /* after the rest a single loss is enough */
         s->rest = s->rest_next;
@@ -40,7 +37,7 @@ static bool spin_lost(struct bf_spin *s)
 
 bool bf_spin_again(struct bf_spin *s)
 {
-    if (s->budget_ns_max == 0)
+    if (s->budget_ns == 0)
         return false;
     if (s->polls == 0 && s->rest > 0) {
         s->rest--;
@@ -67,6 +64,4 @@ void bf_spin_won(struct bf_spin *s)
 {
     s->losses = 0;
     s->rest_next = SPIN_REST_PARKS_MIN;
-    if (s->budget_ns < s->budget_ns_max)
-        s->budget_ns = bf_min(s->budget_ns * 2, s->budget_ns_max);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * spin.h: how long to poll before sleeping, learned from whether polling paid.
+ * spin.h: whether to poll before sleeping, learned from whether polling paid (decisions/0011).
  *
  * A poll costs 0.1 us, waking a sleeper 20 us and more. So whoever waits polls for a budget first. Polling pays when
  * the message comes within the budget; it is a waste when it does not, and a harm when the peer needs this very core.
@@ -25,13 +25,12 @@
 #define SPIN_POLLS_PER_LOOK 64u /* polls between two looks at the clock */
 
 struct bf_spin {
-    int64_t budget_ns_max; /* by preset; 0 = never poll */
-    int64_t budget_ns;     /* in force */
-    int64_t since_ns;      /* when this wait began */
-    int64_t look_ns;       /* last look at the clock */
-    uint32_t polls;        /* since the last look */
-    uint32_t losses;       /* budgets run out in a row */
-    uint32_t rest;         /* parks left without polling */
+    int64_t budget_ns; /* by preset; 0 = never poll */
+    int64_t since_ns;  /* when this wait began */
+    int64_t look_ns;   /* last look at the clock */
+    uint32_t polls;    /* since the last look */
+    uint32_t losses;   /* budgets run out in a row */
+    uint32_t rest;     /* parks left without polling */
     uint32_t rest_next;
 };
 

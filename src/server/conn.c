@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "server/server.h"
 
-#define BUDGET_MESSAGES 64 /* per conn and turn */
+#define BUDGET_MESSAGES 16 /* per conn and turn */
 #define BUDGET_BYTES 262144u
 
 struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)

@@ -84,8 +84,8 @@ static uint64_t turns(void)
 static void send_next(uint32_t client)
 {
     struct request r = {.client = client, .number = (uint32_t)play.handled};
+    play.in_flight++; /* before, since after the first send all this is the handler's */
     must(belfry_send(play.client[client], &r, sizeof r, NULL), "send");
-    play.in_flight++;
 }
 
 static void take_reply(uint32_t client, const struct request *wanted)
