@@ -305,6 +305,8 @@ BELFRY_ABI_ASSERT(sizeof(void *) == 8, "positions are 64-bit words: both sides m
 #define BELFRY_ABI_LAYOUT_9 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_8, sizeof(struct belfry_abi_shard))
 #define BELFRY_ABI_LAYOUT_10 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_9, offsetof(struct belfry_abi_shard, obituary))
 #define BELFRY_ABI_LAYOUT_11 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_10, offsetof(struct belfry_abi_slot, parked))
-#define BELFRY_ABI_LAYOUT BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_11, sizeof(belfry_counters))
+#define BELFRY_ABI_LAYOUT_12 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_11, sizeof(struct belfry_abi_slot))
+#define BELFRY_ABI_LAYOUT_13 BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_12, offsetof(struct belfry_abi_recv, end))
+#define BELFRY_ABI_LAYOUT BELFRY_ABI_MIX(BELFRY_ABI_LAYOUT_13, sizeof(belfry_counters))
 
 #endif

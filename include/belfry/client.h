@@ -116,7 +116,7 @@ BELFRY_API int belfry_poller_remove(belfry_poller *p, belfry_client *c);
  * Corked (a poller is not, at first): what its clients send is visible at once to a server that is awake, but whether it
  * has to be woken is asked only by the next belfry_poller_wait() or belfry_poller_flush(), once for everything sent
  * until then. With a thousand busy connections that gave 1.7 times the throughput. Only for a loop that comes back to wait
- * soon after it has sent; a client that blocks (call, receive) flushes first. Uncorking flushes. Neither blocks.
+ * soon after it has sent; a client of it that blocks (call, receive) flushes first, for all. Uncorking flushes. Neither blocks.
  */
 BELFRY_API void belfry_poller_cork(belfry_poller *p, bool corked);
 BELFRY_API void belfry_poller_flush(belfry_poller *p);

@@ -49,7 +49,7 @@ struct belfry_client {
     const struct belfry_abi_recv *recv;
     const struct belfry_abi_slot *lobby_slot;
     struct belfry_abi_shard *shard;
-    uint32_t open_state;        /* the slot's state word as long as this conn stands and is accepted */
+    uint32_t open_state;        /* the slot's state word from its claim to its end */
     uint32_t message_bytes_max; /* of the service */
     uint32_t fork_generation;
     int end_rc;       /* 0, or how it ended; the sentence is made again each time */

@@ -58,7 +58,6 @@ static void register_atfork(void)
 
 static void watch_forks(struct belfry_client *c)
 {
-    pthread_once(&forked_once, register_atfork);
     pthread_mutex_lock(&forked_mutex);
     c->fork_generation = bf_client_fork_generation;
     c->next_forked = forked_list;
@@ -189,6 +188,7 @@ int belfry_connect(belfry_client **out, const char *service, const belfry_client
     if (c == NULL)
         return bf_error(-ENOMEM, "no memory for a connection");
     c->atfork = options.atfork;
+    pthread_once(&forked_once, register_atfork); /* also for who ignores forks: a child must not inherit a held mutex */
     bf_spin_init(&c->spin, options.spin);
     if (c->atfork)
         watch_forks(c);

@@ -69,6 +69,8 @@ static void choose_leaders(struct belfry_poller *p)
     p->regroup = false;
     for (unsigned i = 0; i < p->count; i++) {
         struct belfry_client *c = p->members[i];
+        if (client_check(c) < 0) /* of before a fork: it has no maps here */
+            continue;
         unsigned group = group_of(p, c);
         INVARIANT(group < GROUPS_MAX);
         if (group == p->leader_count)
@@ -77,7 +79,8 @@ static void choose_leaders(struct belfry_poller *p)
             p->leaders[group] = c;
     }
     for (unsigned i = 0; i < p->count; i++)
-        follow(p->members[i], p->leaders[group_of(p, p->members[i])]);
+        if (client_check(p->members[i]) == 0)
+            follow(p->members[i], p->leaders[group_of(p, p->members[i])]);
 }
 
 void bf_poller_regroup(belfry_poller *p)
@@ -152,7 +155,7 @@ int belfry_poller_remove(belfry_poller *p, belfry_client *c)
     c->poller = NULL;
     c->corked = false;
     if (client_check(c) < 0) { /* after a fork its maps are gone; nothing to tell anybody */
-        p->leader_count = 0;
+        choose_leaders(p);
         return 0;
     }
     follow(c, c);

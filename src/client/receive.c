@@ -215,7 +215,7 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
         return ring_is_empty(&c->in) ? rc : 0; /* the end is stored after the last entry */
     if (deadline_ns <= 0)
         return -ETIMEDOUT;
-    if (bf_unlikely(c->untold)) /* we wait for what a poller has kept back */
+    if (bf_unlikely(c->corked)) /* what we wait for may be the answer to what the poller has kept back, of any member */
         belfry_poller_flush(c->poller);
     if (!*polling)
         bf_spin_begin(&c->spin);

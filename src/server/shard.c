@@ -79,8 +79,8 @@ static void take_bell(struct bf_shard *s, const struct bf_event *event)
             return;
         }
         slot->heard = true;
-        if (outbox_is_empty(&slot->conn->outbox))
-            store_relaxed(&slot->lobby->parked, 0);
+        if (outbox_is_empty(&slot->conn->outbox) && load_relaxed(&slot->lobby->parked) != 0)
+            store_relaxed(&slot->lobby->parked, 0); /* its neighbours read this line with every send */
         bf_shard_heat(s, slot);
         return;
     case SLOT_CLAIMED:

@@ -8,11 +8,12 @@
  * before. With one client the shard finds that one at once; with many, it has passed the other already and finds exactly
  * one message on each per turn, in whatever order it looks at them.
  *
- * What is collected begins with one message and ends with another MESSAGES later. The first line of the output says who
- * compiled this, the second how many messages there were and in how many turns.
+ * What is collected begins with one message and ends with another MESSAGES later. The first line of the output says how
+ * this was compiled, the second how many messages there were and in how many turns.
  */
 #include <belfry/belfry.h>
 
+#include <gnu/libc-version.h>
 #include <inttypes.h>
 #include <liburing.h>
 #include <semaphore.h>
@@ -27,9 +28,9 @@
 #define BYTES 64
 
 #if defined(__clang__)
-#define COMPILER "clang-%d\n", __clang_major__
+#define COMPILER "clang-%d", __clang_major__
 #else
-#define COMPILER "gcc-%d\n", __GNUC__
+#define COMPILER "gcc-%d", __GNUC__
 #endif
 
 struct request {
@@ -45,7 +46,7 @@ static struct {
     uint32_t in_flight;
     uint32_t before; /* the client handled before */
     uint64_t turns_from, turns_to;
-    sem_t done;
+    sem_t begun, done;
 } play;
 
 /*
@@ -84,7 +85,7 @@ static uint64_t turns(void)
 static void send_next(uint32_t client)
 {
     struct request r = {.client = client, .number = (uint32_t)play.handled};
-    play.in_flight++; /* before, since after the first send all this is the handler's */
+    play.in_flight++;
     must(belfry_send(play.client[client], &r, sizeof r, NULL), "send");
 }
 
@@ -104,6 +105,8 @@ static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
 {
     struct request r;
     (void)user;
+    if (play.handled == 0)
+        sem_wait(&play.begun);
     memcpy(&r, m->data, sizeof r);
     must(belfry_reply(conn, m, m->data, m->size), "reply");
     take_reply(r.client, &r);
@@ -135,6 +138,7 @@ int main(int argc, char **argv)
     }
     play.from = WARM_UP;
     play.to = play.from + (argc > 2 ? strtoul(argv[2], NULL, 10) : 10000);
+    sem_init(&play.begun, 0, 0);
     sem_init(&play.done, 0, 0);
 
     belfry_server *server;
@@ -152,9 +156,11 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < play.clients; i++)
         must(belfry_connect(&play.client[i], "instructions", NULL), "connect");
 
-    send_next(0); /* from here on the clients are the handler's */
+    send_next(0);
+    sem_post(&play.begun); /* from here on the clients are the handler's */
     sem_wait(&play.done);
     printf(COMPILER);
+    printf("/" BUILD "/glibc-%s\n", gnu_get_libc_version());
     printf("%" PRIu64 " messages, %" PRIu64 " turns\n", play.to - play.from, play.turns_to - play.turns_from);
     for (uint32_t i = 0; i < play.clients; i++)
         belfry_close(play.client[i]);

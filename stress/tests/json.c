@@ -52,4 +52,7 @@ Test(json, what_is_not_known_is_null)
     char *text = object_with(-1);
     cr_assert_str_eq(text, "{\n  \"x\": null\n}");
     free(text);
+    text = object_with(0.0 / 0.0);
+    cr_assert_str_eq(text, "{\n  \"x\": null\n}");
+    free(text);
 }

@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/order.h"
 #include "base/os.h"
 #include "client/client.h"
 #include "expect.h"
@@ -390,6 +392,46 @@ Test(connect, makes_a_handle_unusable_in_a_forked_child_and_leaves_the_parents_a
     expect_eq(fixture_reap(fixture_child(use_in_child, c)), 0);
     expect_eq(fake.slots[0].send->hello, BELFRY_HELLO); /* the child said no goodbye */
     expect_rc(belfry_send(c, "x", 1, NULL), 0);
+    belfry_close(c);
+    fake_close(&fake);
+}
+
+static bool holding;
+
+/* As a connect of another thread does, for a moment. */
+static void *hold_the_lobbies(void *unused)
+{
+    bf_client_lobby_before_fork();
+    store_release(&holding, true);
+    struct timespec moment = {.tv_nsec = 50000000};
+    nanosleep(&moment, NULL);
+    bf_client_lobby_after_fork(false);
+    return unused;
+}
+
+static void connect_in_child(void *unused)
+{
+    (void)unused;
+    alarm(10); /* else it waits for ever */
+    belfry_client *c;
+    _exit(belfry_connect(&c, FAKE_SERVICE, NULL) == 0 ? 0 : 1);
+}
+
+/* Nobody has asked to be told of forks; what the library locks must be free in the child all the same. */
+Test(connect, can_connect_in_a_child_that_was_forked_while_another_thread_connected)
+{
+    belfry_client_options o;
+    belfry_client *c;
+    pthread_t thread;
+    fake_open(&fake, 2);
+    belfry_client_options_init(&o, sizeof o);
+    o.atfork = false;
+    expect_rc(belfry_connect(&c, FAKE_SERVICE, &o), 0);
+    expect_eq(pthread_create(&thread, NULL, hold_the_lobbies, NULL), 0);
+    while (!load_acquire(&holding))
+        ;
+    expect_eq(fixture_reap(fixture_child(connect_in_child, NULL)), 0);
+    pthread_join(thread, NULL);
     belfry_close(c);
     fake_close(&fake);
 }

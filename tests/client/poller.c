@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/order.h"
 #include "base/os.h"
@@ -359,6 +360,18 @@ Test(poller, rings_for_a_member_that_leaves_or_joins_while_it_is_corked)
     expect_eq(bell(1), before + 3);
 }
 
+/* What one member waits for may be the answer to what another has sent. */
+Test(poller, rings_for_all_members_before_one_of_them_blocks)
+{
+    belfry_message m;
+    cork_asleep();
+    uint32_t before = bell(0);
+    expect_rc(belfry_send(clients[0], "x", 1, NULL), 0);
+    expect_eq(bell(0), before);
+    expect_rc(belfry_receive(clients[1], &m, belfry_in_ms(5)), -ETIMEDOUT);
+    expect_eq(bell(0), before + 1);
+}
+
 /* Room is news, too. */
 Test(poller, rings_for_room_when_it_is_corked)
 {
@@ -375,4 +388,38 @@ Test(poller, rings_for_room_when_it_is_corked)
     expect_eq(bell(0), before);
     belfry_poller_flush(poller);
     expect_eq(bell(0), before + 1);
+}
+
+/* --- fork -------------------------------------------------------------------------------------------------------------- */
+
+/* An inherited poller with the parent's client, and one of the child's own. */
+static void leave_in_child(void *parents_leaves_first)
+{
+    belfry_client *own;
+    belfry_poll_event event;
+    if (belfry_connect(&own, FAKE_SERVICE, NULL) < 0)
+        _exit(1);
+    fake.slots[own->slot].recv->accepted = 1;
+    if (belfry_poller_add(poller, own, NULL) < 0)
+        _exit(2);
+    belfry_close(parents_leaves_first != NULL ? clients[0] : own);
+    if (parents_leaves_first != NULL && belfry_poller_wait(poller, &event, 1, belfry_in_ms(20)) != 0)
+        _exit(3);
+    if (parents_leaves_first == NULL && belfry_poller_wait(poller, &event, 1, belfry_in_ms(20)) != BELFRY_EFORKED)
+        _exit(4);
+    _exit(0);
+}
+
+Test(poller, survives_a_fork_whichever_side_of_its_members_leaves)
+{
+    char name[64], path[2 * FIXTURE_PATH_BYTES];
+    snprintf(name, sizeof name, "shard-0/slot_%u.lock", clients[3]->slot);
+    fake_path(&fake, path, name);
+    belfry_close(clients[3]); /* room for the child's */
+    clients[3] = NULL;
+    add(0);
+    for (int parents_first = 0; parents_first < 2; parents_first++) {
+        unlink(path);
+        expect_eq(fixture_reap(fixture_child(leave_in_child, parents_first != 0 ? poller : NULL)), 0);
+    }
 }

@@ -127,6 +127,49 @@ static bool disconnected(unsigned count)
 
 TestSuite(conn, .timeout = 120);
 
+/* --- fairness -------------------------------------------------------------------------------------------------------- */
+
+#define FLOOD 100
+
+static struct {
+    bool begun, may_go;
+    uint32_t first_slot, handled, others_place; /* which message in order the other conn's was */
+} flood;
+
+static void take_turns(belfry_conn *conn, const belfry_message *m)
+{
+    if (flood.handled == 0) {
+        flood.first_slot = belfry_conn_slot(conn);
+        store_release(&flood.begun, true);
+        while (!load_acquire(&flood.may_go))
+            ;
+    }
+    if (belfry_conn_slot(conn) != flood.first_slot)
+        flood.others_place = flood.handled;
+    flood.handled++;
+    if (m->kind == BELFRY_REQUEST)
+        belfry_reply(conn, m, NULL, 0);
+}
+
+Test(conn, handles_one_message_between_the_hundred_of_another)
+{
+    belfry_client *flooder = begin(take_turns);
+    belfry_client *other = server_fixture_connect();
+    expect(eventually(load_acquire(&script.connected) == 2));
+    for (int i = 0; i <= FLOOD; i++)
+        expect_rc(belfry_send_one_way(flooder, "", 0), 0);
+    expect(eventually(load_acquire(&flood.begun)));
+    expect_rc(belfry_send(other, "", 0, NULL), 0);
+    store_release(&flood.may_go, true);
+    belfry_message m;
+    expect_rc(belfry_receive(other, &m, server_fixture_patience()), 0);
+    belfry_release(other, &m);
+    expect(eventually(load_acquire(&script.messages) == FLOOD + 2));
+    expect(flood.others_place > 0 && flood.others_place < FLOOD / 2); /* the flooder's two turns of 16 come first */
+    belfry_close(other);
+    end(flooder);
+}
+
 /* --- answers --------------------------------------------------------------------------------------------------------- */
 
 Test(conn, echoes_messages_of_every_size)
