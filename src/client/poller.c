@@ -159,9 +159,9 @@ int belfry_poller_remove(belfry_poller *p, belfry_client *c)
         return 0;
     }
     follow(c, c);
-    for (unsigned group = 0; group < p->leader_count; group++)
-        if (p->leaders[group] == c) /* else nobody followed it */
-            choose_leaders(p);
+    unsigned group = group_of(p, c);
+    if (group < p->leader_count && p->leaders[group] == c) /* else nobody followed it */
+        choose_leaders(p);
     return 0;
 }
 

@@ -360,15 +360,9 @@ static bool recv_files_are(const struct house *house, uint64_t value)
 }
 
 /* Published once per turn: a moment after the conn is gone. */
-static bool allocated_is(const struct house *house, uint64_t wanted)
+static bool allocated_is(const struct house *house, uint64_t value)
 {
-    return house_stats(house).total.allocated_bytes == wanted;
-}
-
-/* A slot is counted as warm a moment before its lock file goes. */
-static bool lock_files_are(const struct house *house, uint64_t wanted)
-{
-    return house_files(house, ".lock") == wanted;
+    return house_stats(house).total.allocated_bytes == value;
 }
 
 Test(coming, the_warm_pool_is_refilled_while_serving)
@@ -454,7 +448,7 @@ Test(coming, memory_is_flat_after_ten_thousand_comings_and_goings)
     belfry_statistics before = house_stats(&house);
     unsigned fds = house_proc_entries(server, "fd"), maps = house_proc_lines(server, "maps");
     cr_assert(house_wait(&house, recv_files_are, 16, 5));
-    cr_assert(house_wait(&house, lock_files_are, 0, 5));
+    cr_assert(house_wait(&house, house_locks_are, 0, 5));
     unsigned files = house_files(&house, "");
     uint64_t rss = house_proc_status(server, "VmRSS:");
 
@@ -465,7 +459,7 @@ Test(coming, memory_is_flat_after_ten_thousand_comings_and_goings)
     cr_assert(house_wait(&house, house_active_is, 0, 5));
     cr_assert(house_wait(&house, warm_is, 16, 5));
     cr_assert(house_wait(&house, recv_files_are, 16, 5));
-    cr_assert(house_wait(&house, lock_files_are, 0, 5));
+    cr_assert(house_wait(&house, house_locks_are, 0, 5));
     cr_assert(house_wait(&house, allocated_is, 0, 5));
     belfry_statistics after = house_stats(&house);
     cr_assert_geq(after.total.connections_total - before.total.connections_total, 10000);

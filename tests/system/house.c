@@ -280,6 +280,11 @@ unsigned house_files(const struct house *house, const char *ending)
     return search.count;
 }
 
+bool house_locks_are(const struct house *house, uint64_t value)
+{
+    return house_files(house, ".lock") == value;
+}
+
 static FILE *open_proc(pid_t pid, const char *name)
 {
     char path[64];

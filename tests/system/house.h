@@ -69,6 +69,9 @@ void house_overflow(const struct house *house, uint32_t shard);
 /* How many files below the root have names that end so. */
 unsigned house_files(const struct house *house, const char *ending);
 
+/* For house_wait(): the lock files. The server holds some of its own while it warms a slot, and a moment longer. */
+bool house_locks_are(const struct house *house, uint64_t value);
+
 /* Lines in /proc/PID/NAME, entries in /proc/PID/fd, a field of /proc/PID/status in bytes. */
 unsigned house_proc_lines(pid_t pid, const char *name);
 unsigned house_proc_entries(pid_t pid, const char *name);
