@@ -60,6 +60,15 @@ typedef struct belfry_server_options {
      */
     void (*on_disconnect)(belfry_conn *conn, enum belfry_end why, void *user);
 
+    /*
+     * A shard's thread has started and will serve, or has served its last conn and ends: open and close here what
+     * handlers of one shard share. A negative code from on_shard_start makes belfry_server_start() fail with it.
+     * on_shard_stop is called once for each on_shard_start that returned 0, after the last on_disconnect and the last
+     * posted work. Optional. Shard's thread.
+     */
+    int (*on_shard_start)(belfry_server *s, uint32_t shard, void *user);
+    void (*on_shard_stop)(belfry_server *s, uint32_t shard, void *user);
+
     /* One line for the operator, without a newline. NULL: errors and warnings go to standard error. Any thread. */
     void (*on_log)(enum belfry_log_level level, const char *line, void *user);
 
@@ -121,6 +130,33 @@ BELFRY_API void belfry_server_destroy(belfry_server *s);
 
 /* The number of this running instance within its service (0 before start). Any thread. */
 BELFRY_API uint64_t belfry_server_instance(const belfry_server *s);
+
+/* --- from any thread of the server's process, while the server runs -------------------------------------------- */
+
+/*
+ * Run `work` on the thread of shard `shard` (0 to shards - 1) in one of its next turns. Posts of one thread run in
+ * their order. Every accepted post runs exactly once, at the latest when the shard stops. `user` is the caller's.
+ * Allocates, does not block; a system call only if the shard sleeps. Not for signal handlers. Returns 0; BELFRY_EOPTION for no such shard; BELFRY_ESTATE
+ * when the server does not run (nothing will be called); -ENOMEM.
+ */
+BELFRY_API int belfry_post(belfry_server *s, uint32_t shard, void (*work)(void *user), void *user);
+
+/*
+ * Push a copy of `size` bytes to one conn, named by its id. If it is over by the time its shard looks, or its outbox is
+ * full, the message is dropped and counted (belfry_counters.pushes_dropped). Blocks, threads and results as
+ * belfry_post(); BELFRY_ETOOBIG; BELFRY_EOPTION when no shard can have given that id.
+ */
+BELFRY_API int belfry_push_to(belfry_server *s, belfry_conn_id id, const void *data, size_t size);
+
+/* The same to every conn that is there when its shard looks. One copy is made for all. */
+BELFRY_API int belfry_broadcast(belfry_server *s, const void *data, size_t size);
+
+/*
+ * The conn of that id, for use until the handler or posted work returns; NULL when it is over. On the thread of its
+ * shard (NULL elsewhere).
+ */
+BELFRY_API belfry_conn *belfry_conn_find(belfry_server *s, belfry_conn_id id);
+BELFRY_API uint32_t belfry_conn_id_shard(belfry_conn_id id); /* where to post to */
 
 /* --- in a handler, on the shard's thread. None of these blocks or makes a system call. ------------------------- */
 

@@ -44,7 +44,8 @@ typedef struct belfry_counters {
     uint64_t allocated_bytes;      /* of the shard's arena, now */
     uint64_t turns;                /* of the shard's loop */
     uint64_t polls_won;            /* times polling found work before the shard went to sleep */
-    uint64_t reserved[15];
+    uint64_t pushes_dropped;       /* by belfry_push_to and belfry_broadcast: conn over, or its outbox full */
+    uint64_t reserved[14];
 } belfry_counters;
 
 typedef struct belfry_statistics {

@@ -16,6 +16,16 @@
 /* Read-modify-write, for words with several writers inside one process. */
 #define add_release(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELEASE)
 #define or_relaxed(p, v) __atomic_fetch_or((p), (v), __ATOMIC_RELAXED)
+#define sub_acq_rel(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_ACQ_REL)
+#define exchange_acquire(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
+
+/* If the word is *expected make it v; else read it into *expected. May fail for nothing: for loops. */
+#define replace_release(p, expected, v) \
+    __atomic_compare_exchange_n((p), (expected), (v), true, __ATOMIC_RELEASE, __ATOMIC_RELAXED)
+
+/* The same, once, and never failing for nothing. */
+#define replace_acq_rel(p, expected, v) \
+    __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 
 /* The store, fence, load of the doorbell: neither side may read the other's wish before its own store is visible. */
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)

@@ -50,6 +50,9 @@ static inline void conn_prefetch(const struct belfry_conn *conn)
 /* The shard's last look: is there something that bf_conn_turn() would do? */
 bool bf_conn_has_work(struct belfry_conn *conn);
 
+/* The conn of that id, if it is one of this shard's and not over. post.c. */
+struct belfry_conn *bf_conn_of(struct bf_shard *shard, belfry_conn_id id);
+
 /* Put one whole message into the ring or the outbox. reply.c. */
 int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, const void *data, size_t size);
 int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *text);

@@ -201,12 +201,6 @@ void *belfry_conn_user(const belfry_conn *conn)
     return conn->user;
 }
 
-/* 6 bits of shard, 21 of slot, 29 of generation. */
-belfry_conn_id belfry_conn_get_id(const belfry_conn *conn)
-{
-    return (uint64_t)conn->shard->index << 50 | (uint64_t)conn->slot->number << 29 | conn->slot->generation;
-}
-
 uint32_t belfry_conn_shard(const belfry_conn *conn)
 {
     return conn->shard->index;

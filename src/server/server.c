@@ -141,6 +141,8 @@ int belfry_server_create(belfry_server **out, const belfry_server_options *o)
     s->lobby = BF_LOBBY_NULL;
     s->shards = shards;
     s->shard_count = resolved.shards;
+    for (uint32_t i = 0; i < s->shard_count; i++)
+        bf_mailbox_close(&s->shards[i].mailbox);
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->reported, NULL);
     *out = s;
@@ -188,7 +190,7 @@ static int start_shards(struct belfry_server *s)
     choose_processors(s);
     for (uint32_t i = 0; i < s->shard_count && rc == 0; i++) {
         uint32_t cpu = s->shards[i].cpu;
-        s->shards[i] = (struct bf_shard){.server = s, .options = &s->options, .log = &s->log, .index = i, .cpu = cpu};
+        bf_shard_init(&s->shards[i], s, i, cpu);
         rc = -pthread_create(&s->shards[i].thread, NULL, bf_shard_main, &s->shards[i]);
         if (rc < 0)
             bf_error_errno(rc, "cannot start the thread of shard %u: raise RLIMIT_NPROC", i);

@@ -2,19 +2,21 @@
 /*
  * shard.c: the turn.
  *
- *     collect completions  ->  drain hot conns  ->  flush: one fence, wakes, one submit  ->  one bite of house-keeping
+ *     collect completions  ->  deliver letters  ->  drain hot conns  ->  flush: one fence, wakes, one submit  ->  one bite of house-keeping
  *
  * and, when a turn found nothing to do and polling no longer pays, sleep (sleep.c). thread.c starts and ends it.
  */
 #include "server/shard.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/check.h"
 #include "base/order.h"
 #include "base/os.h"
 #include "server/conn.h"
 #include "server/listener.h"
+#include "server/server.h"
 #include "server/sleep.h"
 #include "shm/doorbell.h"
 #include "shm/place.h"
@@ -23,6 +25,7 @@
 #define EVENTS_PER_TURN 1024
 #define BUSY_TURNS 256 /* between two looks at the clock */
 #define MUTE_NS 10000000ll
+#define LETTERS_PER_TURN 64
 
 /* --- small services for listener, conn and reply ------------------------------------------------------------------ */
 
@@ -145,6 +148,21 @@ static bool collect(struct bf_shard *s)
         }
     }
     return count > 0;
+}
+
+/* --- deliver ----------------------------------------------------------------------------------------------------- */
+
+static bool deliver(struct bf_shard *s)
+{
+    if (s->inbox == NULL)
+        s->inbox = bf_mailbox_take(&s->mailbox);
+    unsigned delivered = 0;
+    for (; s->inbox != NULL && delivered < LETTERS_PER_TURN; delivered++) {
+        struct mailbox_letter *letter = s->inbox;
+        s->inbox = letter->next;
+        letter->deliver(s, letter);
+    }
+    return delivered > 0;
 }
 
 /* --- drain ------------------------------------------------------------------------------------------------------- */
@@ -274,13 +292,15 @@ static void continue_stopping(struct bf_shard *s)
         s->stopping = s->rescan = true;
     }
     if (s->stopping && !s->rescan && s->dirty.first == NULL)
-        s->finished = s->waits_armed == 0 && s->pool.active == 0;
+        s->finished = s->waits_armed == 0 && s->pool.active == 0 && s->inbox == NULL;
 }
 
 /* Returns whether there was anything to do. */
 static bool turn(struct bf_shard *s)
 {
     bool worked = collect(s);
+    if (bf_unlikely(s->inbox != NULL || !mailbox_is_empty(&s->mailbox)))
+        worked |= deliver(s);
     worked |= drain(s);
     flush(s);
     if (worked) {
@@ -316,9 +336,19 @@ void bf_shard_run(struct bf_shard *s)
     }
 }
 
+void bf_shard_init(struct bf_shard *s, struct belfry_server *server, uint32_t index, uint32_t cpu)
+{
+    memset((uint8_t *)s + offsetof(struct bf_shard, server), 0, sizeof *s - offsetof(struct bf_shard, server));
+    s->server = server;
+    s->options = &server->options;
+    s->log = &server->log;
+    s->index = index;
+    s->cpu = cpu;
+    store_relaxed(&s->stop_requested, false);
+}
+
 void bf_shard_stop(struct bf_shard *s)
 {
     store_release(&s->stop_requested, true); /* partner: continue_stopping */
-    add_release(&s->mailbox_bell, 1);        /* then the bell, so that a wait armed in between returns at once */
-    bf_os_wake(&s->mailbox_bell);
+    bf_mailbox_ring(&s->mailbox);
 }

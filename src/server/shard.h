@@ -13,11 +13,17 @@
 #include "base/spin.h"
 #include "io/reactor.h"
 #include "server/arena.h"
+#include "server/mailbox.h"
 #include "server/outbox.h"
 #include "server/slot_pool.h"
 #include "shm/ring.h"
 
 struct bf_shard {
+    /* What other threads may touch. It is there as long as the server is, whether or not the thread runs. */
+    struct bf_mailbox mailbox;
+    bool stop_requested;
+
+    /* All else is the thread's own, and new with each start. */
     struct belfry_server *server;
     const belfry_server_options *options; /* the server's copy */
     const struct bf_log *log;
@@ -56,13 +62,12 @@ struct bf_shard {
     int64_t swept_ns;
     uint32_t turns_since_clock;
 
-    /* posted by other threads */
-    uint32_t mailbox_bell; /* a futex word */
-    bool stop_requested;
     bool mailbox_armed;
+    struct mailbox_letter *inbox; /* taken and not yet delivered, oldest first */
 
     bool stopping;
     bool finished;
+    bool told_start; /* on_shard_start said yes */
 
     /* start-up handshake, under the server's mutex */
     pthread_t thread;
@@ -74,6 +79,9 @@ struct bf_shard {
 
 /* Run one shard: pthread_create's entry. The argument is a struct bf_shard with its first group filled in. */
 void *bf_shard_main(void *argument);
+
+/* Make a shard new, except for what other threads may be touching. Before its thread starts. */
+void bf_shard_init(struct bf_shard *shard, struct belfry_server *server, uint32_t index, uint32_t cpu);
 
 /* The loop: turn after turn, until the shard has stopped. */
 void bf_shard_run(struct bf_shard *shard);

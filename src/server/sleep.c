@@ -103,7 +103,7 @@ static void arm_mailbox(struct bf_shard *s)
 {
     if (s->mailbox_armed)
         return;
-    bf_reactor_wait_mailbox(&s->reactor, &s->mailbox_bell, load_acquire(&s->mailbox_bell));
+    bf_reactor_wait_mailbox(&s->reactor, &s->mailbox.bell, load_acquire(&s->mailbox.bell));
     s->mailbox_armed = true;
 }
 
@@ -141,6 +141,7 @@ void bf_shard_sleep(struct bf_shard *s)
 {
     int64_t limit_ns = sleep_limit(s);
     store_relaxed(&s->lobby->asleep, 1);
+    store_relaxed(&s->mailbox.asleep, 1);
     park_quiet(s, QUIET_SLEEPS_MAX);
     for (uint32_t i = 0; i < s->hot_count; i++) {
         struct bf_slot *slot = s->hot[i];
@@ -152,7 +153,8 @@ void bf_shard_sleep(struct bf_shard *s)
     full_fence(); /* asleep and parked are visible before the last look; partner: client/wait.c, bf_client_tell */
 
     bool work = look_at_parked(s) || (load_relaxed(&s->stop_requested) && !s->stopping) || s->dirty.first != NULL ||
-                s->rescan || s->touched_count > 0 || bf_slot_pool_is_busy(&s->pool);
+                s->rescan || s->touched_count > 0 || s->inbox != NULL || !mailbox_is_empty(&s->mailbox) ||
+                bf_slot_pool_is_busy(&s->pool);
     for (uint32_t i = 0; i < s->hot_count && !work; i++)
         work = bf_conn_has_work(s->hot[i]->conn);
     if (!work) {
@@ -160,6 +162,7 @@ void bf_shard_sleep(struct bf_shard *s)
         bf_reactor_sleep(&s->reactor, limit_ns);
     }
     store_relaxed(&s->lobby->asleep, 0);
+    store_relaxed(&s->mailbox.asleep, 0);
     if (!work)
         after_sleep(s);
 }

@@ -34,6 +34,28 @@ static int allocate_lists(struct bf_shard *s)
     return 0;
 }
 
+static int tell_start(struct bf_shard *s)
+{
+    const belfry_server_options *o = s->options;
+    int rc = o->on_shard_start != NULL ? o->on_shard_start(s->server, s->index, o->user) : 0;
+    s->told_start = rc >= 0;
+    return rc < 0 ? bf_error(rc, "on_shard_start of shard %u said no: %s", s->index, belfry_error_text(rc)) : 0;
+}
+
+/* The last letters; then nothing of the user's runs on this thread any more. */
+static void tell_stop(struct bf_shard *s)
+{
+    const belfry_server_options *o = s->options;
+    struct mailbox_letter *letter = bf_mailbox_close(&s->mailbox);
+    while (letter != NULL) {
+        struct mailbox_letter *next = letter->next;
+        letter->deliver(s, letter);
+        letter = next;
+    }
+    if (s->told_start && o->on_shard_stop != NULL)
+        o->on_shard_stop(s->server, s->index, o->user);
+}
+
 static int open_shard(struct bf_shard *s)
 {
     struct belfry_server *server = s->server;
@@ -74,6 +96,8 @@ static int open_shard(struct bf_shard *s)
         rc = bf_slot_pool_fill(&s->pool);
     if (rc == 0)
         rc = bf_obituary_open(s->lobby);
+    if (rc == 0)
+        rc = tell_start(s);
     return rc;
 }
 
@@ -107,14 +131,15 @@ void *bf_shard_main(void *argument)
     struct bf_shard *s = argument;
     self = s;
     s->lock_dir = -1;
+    bf_mailbox_open(&s->mailbox);
     bf_os_block_signals();
     if (s->cpu != UINT32_MAX && bf_os_pin(s->cpu) < 0)
         s->cpu = UINT32_MAX; /* the processor went away: run where we may */
 
     int rc = open_shard(s);
     if (rc < 0) {
-        const char *error = belfry_last_error();
-        bf_server_report(s->server, s, rc, error);
+        bf_server_report(s->server, s, rc, belfry_last_error());
+        tell_stop(s);
         close_shard(s);
         return NULL;
     }
@@ -122,6 +147,7 @@ void *bf_shard_main(void *argument)
     store_release(&s->lobby->door, BELFRY_DOOR_OPEN);
     bf_server_report(s->server, s, 0, "");
     bf_shard_run(s);
+    tell_stop(s);
     bf_obituary_close(s->lobby);
     close_shard(s);
     return NULL;
