@@ -41,9 +41,26 @@ struct belfry_abi_entry {
 
 #define BELFRY_ENTRY_ALIGN 16u
 
-/* An extension block follows the header: u16 bytes in all (multiple of 8), then items of (u16 type, u16 bytes, data).
-   No item is defined yet; a message that carries a block is refused with BELFRY_EUNSUPPORTED. */
-#define BELFRY_FLAG_EXTENDED 0x01u
+#define BELFRY_FLAG_EXTENDED 0x01u /* an extension block stands between header and payload */
+#define BELFRY_FLAG_MORE 0x02u     /* of a REPLY: not the last one to its request */
+
+/*
+ * An extension block: its length, then items, each at 4 before a multiple of 8, so that its data is aligned to 8.
+ * A reader refuses a message with an item that it does not know (BELFRY_EUNSUPPORTED), unless it is optional.
+ */
+struct belfry_abi_item {
+    uint16_t type;
+    uint16_t bytes; /* of its data, which follows */
+};
+
+struct belfry_abi_extension {
+    uint16_t bytes; /* in all, a multiple of 8 */
+    uint16_t reserved;
+    struct belfry_abi_item item; /* the first */
+};
+
+#define BELFRY_ITEM_DEADLINE 1u      /* int64_t: ns on CLOCK_MONOTONIC; nobody waits for the reply after that */
+#define BELFRY_ITEM_OPTIONAL 0x8000u /* a bit of the type: may be ignored */
 
 /* The payload of a BELFRY_FAILURE entry: the status, then its sentence without a NUL. */
 struct belfry_abi_failure {
@@ -221,6 +238,9 @@ BELFRY_ABI_AT(belfry_abi_entry, flags, 5);
 BELFRY_ABI_AT(belfry_abi_entry, reserved, 6);
 BELFRY_ABI_AT(belfry_abi_entry, id, 8);
 BELFRY_ABI_SIZE(belfry_abi_entry, 16);
+BELFRY_ABI_AT(belfry_abi_extension, bytes, 0);
+BELFRY_ABI_AT(belfry_abi_extension, item, 4);
+BELFRY_ABI_SIZE(belfry_abi_extension, 8);
 BELFRY_ABI_AT(belfry_abi_failure, status, 0);
 BELFRY_ABI_AT(belfry_abi_failure, text, 4);
 BELFRY_ABI_AT(belfry_abi_segment, magic, 0);

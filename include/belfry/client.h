@@ -49,6 +49,8 @@ BELFRY_API void belfry_close(belfry_client *c);
  * Send a request and wait for its reply, at most until `deadline`. On success (0) *reply holds it until
  * belfry_release(). Replies to other requests and pushed messages that arrive meanwhile are kept, in order, for
  * belfry_receive(). On failure *reply is empty and need not be released.
+ * The server sees the deadline (belfry_message_deadline), and is told when it has passed, as by belfry_cancel(). If the
+ * reply is one of several (BELFRY_MORE), belfry_await() with reply->id gives the others.
  * Returns 0; -ETIMEDOUT (a late reply is dropped); BELFRY_EGONE; BELFRY_EREFUSED, BELFRY_ENOSPACE or BELFRY_EVERSION (the
  * connection was never accepted, nothing was executed); BELFRY_EPROTO; BELFRY_ETOOBIG; BELFRY_EFORKED; BELFRY_ESTATE while
  * a reservation is open; -ENOMEM for a message that had to be kept; or the status that the handler gave to
@@ -62,6 +64,9 @@ BELFRY_API int belfry_call(belfry_client *c, const void *data, size_t size, belf
  * BELFRY_ETOOBIG, BELFRY_ESTATE, BELFRY_EFORKED.
  */
 BELFRY_API int belfry_send(belfry_client *c, const void *data, size_t size, uint64_t *id);
+
+/* The same, and tell the server until when the reply is wanted (as belfry_call() does). It does not cancel by itself. */
+BELFRY_API int belfry_send_until(belfry_client *c, const void *data, size_t size, int64_t deadline, uint64_t *id);
 
 /* The same for a message that wants no reply. */
 BELFRY_API int belfry_send_one_way(belfry_client *c, const void *data, size_t size);
@@ -82,6 +87,22 @@ BELFRY_API void belfry_send_abort(belfry_client *c);
  * everything that arrived has been handed out; BELFRY_EREFUSED; BELFRY_EPROTO; BELFRY_EFORKED.
  */
 BELFRY_API int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline);
+
+/*
+ * The next reply to request `id` alone, waiting at most until `deadline`. What else arrives meanwhile is kept, in order,
+ * for belfry_receive(). As long as reply->flags has BELFRY_MORE, another will follow. Results as belfry_call(), but
+ * -ETIMEDOUT leaves the request as it is; -ENOENT when no such request was sent. Waiting for one that has been answered ends at the deadline.
+ */
+BELFRY_API int belfry_await(belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline);
+
+/*
+ * Stop waiting for request `id`: the server is told, so that it can stop working on it, and nothing with that id is
+ * handed out any more. A reply that comes all the same is dropped and counted. Cancelling twice, or what has been
+ * answered, does nothing. If the ring is full, the server is told when `c` receives next. Does not block. Returns 0; -ENOENT when no
+ * such request was sent; BELFRY_EGONE and other ends; BELFRY_EFORKED; -ENOMEM.
+ */
+BELFRY_API int belfry_cancel(belfry_client *c, uint64_t id);
+BELFRY_API uint64_t belfry_client_late_replies(const belfry_client *c); /* dropped so far */
 
 /* Give a message back. `m` is emptied; releasing an empty message does nothing. */
 BELFRY_API void belfry_release(belfry_client *c, belfry_message *m);

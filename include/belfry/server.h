@@ -30,6 +30,18 @@ typedef struct belfry_conn belfry_conn;
    have had the slot. */
 typedef uint64_t belfry_conn_id;
 
+/*
+ * A request whose answer comes later. A value: copy it as you like, use it on any thread. It never answers anybody but
+ * the client that asked.
+ */
+typedef struct belfry_ticket {
+    belfry_conn_id conn;
+    uint64_t request;    /* its id */
+    int64_t deadline_ns; /* as belfry_message_deadline() said */
+    uint32_t place;      /* the library's own */
+    uint32_t serial;     /* the library's own */
+} belfry_ticket;
+
 enum belfry_log_level { BELFRY_LOG_ERROR = 0, BELFRY_LOG_WARNING = 1, BELFRY_LOG_INFO = 2 };
 
 typedef struct belfry_server_options {
@@ -48,11 +60,18 @@ typedef struct belfry_server_options {
     int (*on_connect)(belfry_conn *conn, void *user);
 
     /*
-     * A request (answer it with belfry_reply, belfry_fail or reserve/commit before returning, else the client gets
-     * BELFRY_EUNANSWERED) or a one-way message (m->kind tells). Required. Shard's thread. `m` and its data die on
+     * A request (answer it with belfry_reply, belfry_fail or reserve/commit before returning, or belfry_defer it, else
+     * the client gets BELFRY_EUNANSWERED) or a one-way message (m->kind tells). Required. Shard's thread. `m` and its data die on
      * return. The data lies in memory that the client can write: read each byte once if that matters to you.
      */
     void (*on_message)(belfry_conn *conn, const belfry_message *m, void *user);
+
+    /*
+     * Nobody waits for a deferred request any more: -ECANCELED, its client said so; BELFRY_EGONE, its conn is over
+     * (then on_disconnect follows). The place to interrupt whoever works on it; he still has to end the ticket, and gets the
+     * same code. Called at most once per ticket. Optional. Shard's thread; `t` lives until it returns.
+     */
+    void (*on_cancel)(belfry_conn *conn, const belfry_ticket *t, int why, void *user);
 
     /*
      * The conn is over, and why. Called exactly once for each conn that on_connect accepted; `conn` is invalid after.
@@ -79,12 +98,14 @@ typedef struct belfry_server_options {
     uint32_t warm_pool;         /* free slots kept ready, at most max_slots, split evenly; 0: make each on demand */
     uint32_t ring_bytes;        /* of each of the two rings of a slot; a power of two, 4,096 to 1 GiB */
     uint32_t message_bytes_max; /* largest payload; 0: the most that the ring takes, ring_bytes / 4 - 16 */
-    uint32_t outbox_bytes_max;  /* kept for a client whose ring is full, 24 more per message; beyond: BELFRY_EBACKLOG */
-    uint32_t claim_grace_ms;    /* how long a lock file may stand unlocked or without a hello */
-    enum belfry_spin spin;      /* how hard to poll before sleeping */
-    bool pin;                   /* pin shard i to the i-th allowed core */
-    bool atfork;                /* close the server's lock in forked children */
-    bool stop_signals;          /* SIGINT and SIGTERM stop the server; one server per process may say so */
+    uint32_t outbox_bytes_max;  /* kept for a client whose ring is full, 40 more per message; beyond: BELFRY_EBACKLOG */
+    uint32_t deferred_max;   /* deferred requests of one conn at most; no further one is read until some are answered */
+    uint32_t claim_grace_ms; /* how long a lock file may stand unlocked or without a hello */
+    enum belfry_spin spin;   /* how hard to poll before sleeping */
+    bool skip_expired; /* answer -ETIMEDOUT for the handler when a request's deadline has passed before its turn */
+    bool pin;          /* pin shard i to the i-th allowed core */
+    bool atfork;       /* close the server's lock in forked children */
+    bool stop_signals; /* SIGINT and SIGTERM stop the server; one server per process may say so */
 } belfry_server_options;
 
 /*
@@ -152,6 +173,32 @@ BELFRY_API int belfry_push_to(belfry_server *s, belfry_conn_id id, const void *d
 BELFRY_API int belfry_broadcast(belfry_server *s, const void *data, size_t size);
 
 /*
+ * Answer a deferred request, for the last time: with a copy of `size` bytes, or with a failure (as belfry_fail()). Room
+ * for it is kept: it is never refused because the client reads slowly. Allocates, does not block. Returns 0: the answer is on its way. Else the ticket is worth nothing, and
+ * this says why: -ECANCELED, BELFRY_EGONE (conn or server), BELFRY_EANSWERED (ended before: twice, or long ago). On
+ * BELFRY_ETOOBIG, BELFRY_EOPTION (no ticket of this server) and -ENOMEM nothing has happened. Any thread, as long as the
+ * server is not destroyed.
+ */
+BELFRY_API int belfry_complete(belfry_server *s, const belfry_ticket *t, const void *data, size_t size);
+BELFRY_API int belfry_complete_failed(belfry_server *s, const belfry_ticket *t, int status, const char *text);
+
+/*
+ * One of several replies: the ticket stays open, and the client sees BELFRY_MORE. At most outbox_bytes_max of one ticket
+ * wait for a client that reads slowly; beyond, BELFRY_EBACKLOG: then belfry_ticket_wait(). Replies said by one thread arrive in its order. Else as
+ * belfry_complete(), but the codes do not end the ticket.
+ */
+BELFRY_API int belfry_complete_more(belfry_server *s, const belfry_ticket *t, const void *data, size_t size);
+
+/* Is the answer still wanted? 0, or the code that belfry_complete() would give. One look; any thread. */
+BELFRY_API int belfry_ticket_status(belfry_server *s, const belfry_ticket *t);
+
+/*
+ * Block until this ticket may say more (0), is worth nothing (its code) or `deadline` passes (-ETIMEDOUT). Not on a
+ * shard's thread (BELFRY_ETHREAD), and on one thread per ticket at a time.
+ */
+BELFRY_API int belfry_ticket_wait(belfry_server *s, const belfry_ticket *t, int64_t deadline);
+
+/*
  * The conn of that id, for use until the handler or posted work returns; NULL when it is over. On the thread of its
  * shard (NULL elsewhere).
  */
@@ -168,6 +215,12 @@ BELFRY_API uint32_t belfry_conn_id_shard(belfry_conn_id id); /* where to post to
 BELFRY_API int belfry_reply(belfry_conn *conn, const belfry_message *m, const void *data, size_t size);
 
 /*
+ * Answer with one of several replies; the request stays open until belfry_reply(), belfry_fail() or the last of a
+ * ticket. The client sees BELFRY_MORE in the flags of each but the last. Results as belfry_reply().
+ */
+BELFRY_API int belfry_reply_more(belfry_conn *conn, const belfry_message *m, const void *data, size_t size);
+
+/*
  * The same in place: reserve room for up to `size` bytes, write them, commit what was used (or abort). *data is
  * 8-byte aligned, write-only, the caller's until commit or abort, which must happen before the handler returns. One
  * reservation per conn at a time (BELFRY_ESTATE). Other results as belfry_reply().
@@ -182,6 +235,19 @@ BELFRY_API void belfry_reply_abort(belfry_conn *conn);
  * most 255 bytes travel. Returns 0; BELFRY_EOPTION for a status that is not negative; else as belfry_reply().
  */
 BELFRY_API int belfry_fail(belfry_conn *conn, const belfry_message *m, int status, const char *text);
+
+/*
+ * Answer later, from any thread: *ticket names the request then. `copy` (may be NULL: not wanted) becomes a copy of the
+ * message that is the caller's until belfry_message_free(), on any thread. Whoever holds the ticket ends it exactly
+ * once, with belfry_complete() or belfry_complete_failed(), also when nobody waits any more. A conn with deferred_max
+ * such requests is not read further, but for cancellations. Allocates. Returns 0; BELFRY_EANSWERED; BELFRY_ETHREAD; BELFRY_EBACKLOG when the shard has
+ * 65,536 of them; -ENOMEM. On failure the request is still open.
+ */
+BELFRY_API int belfry_defer(belfry_conn *conn, const belfry_message *m, belfry_ticket *ticket, belfry_message *copy);
+BELFRY_API void belfry_message_free(belfry_message *copy); /* any thread; an empty one does nothing */
+
+/* Until when the client waits for the answer (CLOCK_MONOTONIC, ns); BELFRY_FOREVER when it did not say. */
+BELFRY_API int64_t belfry_message_deadline(const belfry_message *m);
 
 /* Send a message that answers nothing; the client gets it from belfry_receive(). Results as belfry_reply(). */
 BELFRY_API int belfry_push(belfry_conn *conn, const void *data, size_t size);

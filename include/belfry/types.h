@@ -33,24 +33,26 @@ extern "C" {
  */
 typedef struct belfry_message {
     const void *data;
-    size_t size;       /* bytes */
-    uint64_t id;       /* of the request; a reply carries the id of its request; 0 for one-way and push */
-    int32_t status;    /* 0; or, when the request failed, the negative code, and data is the sentence (no NUL) */
-    uint16_t kind;     /* enum belfry_kind */
-    uint16_t reserved; /* 0 */
-    uint64_t cookie;   /* the library's own */
+    size_t size;     /* bytes */
+    uint64_t id;     /* of the request; a reply carries the id of its request; 0 for one-way and push */
+    int32_t status;  /* 0; or, when the request failed, the negative code, and data is the sentence (no NUL) */
+    uint16_t kind;   /* enum belfry_kind */
+    uint16_t flags;  /* BELFRY_MORE or 0 */
+    uint64_t cookie; /* the library's own */
 } belfry_message;
+
+#define BELFRY_MORE 0x1 /* a reply that is not the last one to its request */
 
 /* What an entry in a ring is. The numbers are part of the format. */
 enum belfry_kind {
     BELFRY_PAD = 1,     /* fills the end of a ring; never seen by a user */
     BELFRY_REQUEST = 2, /* client to server, wants one reply */
-    BELFRY_REPLY = 3,   /* server to client, answers the request of the same id */
+    BELFRY_REPLY = 3,   /* server to client, answers the request of the same id; several may, the last is marked */
     BELFRY_FAILURE = 4, /* server to client: the request of that id failed, with a status and a sentence */
     BELFRY_ONE_WAY = 5, /* client to server, wants no reply */
     BELFRY_PUSH = 6,    /* server to client, answers nothing */
     BELFRY_PART = 7,    /* reserved: part of a message larger than a quarter of the ring */
-    BELFRY_CANCEL = 8,  /* reserved: the client no longer waits for that id */
+    BELFRY_CANCEL = 8,  /* client to server: I no longer wait for that id; and back: nothing with that id will come */
     BELFRY_BYE = 9,     /* client to server: I leave on purpose */
 };
 

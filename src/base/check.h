@@ -14,6 +14,9 @@
 #define bf_likely(x) __builtin_expect(!!(x), 1)
 #define bf_unlikely(x) __builtin_expect(!!(x), 0)
 
+/* On a message's path, also when a file calls it twice: a call more is 10 % of what a send costs. */
+#define bf_inlined inline __attribute__((always_inline))
+
 void bf_invariant_failed(const char *what, const char *file, int line) __attribute__((noreturn, cold));
 
 #define INVARIANT(condition) (bf_likely(condition) ? (void)0 : bf_invariant_failed(#condition, __FILE__, __LINE__))

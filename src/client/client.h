@@ -31,6 +31,12 @@ struct client_held {
     bool released;
 };
 
+/* A request whose caller has stopped waiting. */
+struct client_late {
+    uint64_t id;
+    bool said; /* the server has been told; its echo will be the last of this id */
+};
+
 #define CLIENT_HELD_FEW 2u /* a power of two; who releases before he receives again needs no more */
 
 /* shared_lobby.c: an instance's lobby, mapped once per process. */
@@ -59,6 +65,7 @@ struct belfry_client {
     bool untold;     /* ... and has not yet */
     bool has_commit; /* ... for an entry, not only for a position */
     uint32_t late_count;
+    uint32_t unsaid_count; /* of these, cancellations that found no room yet */
     struct ring_producer_local out;
     struct ring_consumer_local in;
     uint64_t taken_at; /* where the last message was read */
@@ -83,8 +90,9 @@ struct belfry_client {
 
     struct client_stashed *stash_last;
     struct client_stashed *stash_out; /* handed out and not yet released */
-    uint64_t *late;                   /* ids whose caller has stopped waiting */
+    struct client_late *late;
     uint32_t late_capacity;
+    uint64_t late_replies; /* dropped, because nobody waited any more */
     struct belfry_client *next_forked;
 };
 
@@ -135,6 +143,18 @@ void bf_client_tell(struct belfry_client *c, bool committed);
 
 /* wait.c: the second half of that, after a fence. */
 void bf_client_ring(struct belfry_client *c, bool committed);
+
+/* cancel.c: stop waiting for a request: tell the server, and drop what still comes. 0 or -ENOMEM. */
+int bf_client_give_up(struct belfry_client *c, uint64_t id);
+
+/* cancel.c: tell the server of what it could not be told before. */
+void bf_client_say_cancels(struct belfry_client *c);
+
+/* cancel.c: is this entry the answer to something given up, or the echo of it? Then it is to be dropped. */
+bool bf_client_is_late(struct belfry_client *c, uint8_t kind, uint8_t flags, uint64_t id);
+
+/* receive.c: drop what is kept of the replies to a request. */
+void bf_client_drop_stashed(struct belfry_client *c, uint64_t id);
 
 /* poller.c: remember that this member has news, for the next flush. */
 void bf_poller_defer(belfry_poller *poller, struct belfry_client *c);

@@ -81,31 +81,6 @@ void belfry_release(belfry_client *c, belfry_message *m)
         held_release(c, number);
 }
 
-/* --- late: replies that nobody waits for any more ------------------------------------------------------------------ */
-
-static void late_add(struct belfry_client *c, uint64_t id)
-{
-    if (c->late_count == c->late_capacity) {
-        uint32_t capacity = c->late_capacity == 0 ? 16 : c->late_capacity * 2;
-        uint64_t *late = realloc(c->late, capacity * sizeof *late);
-        if (late == NULL)
-            return; /* then its reply will be handed out by belfry_receive */
-        c->late = late;
-        c->late_capacity = capacity;
-    }
-    c->late[c->late_count++] = id;
-}
-
-static bool late_take(struct belfry_client *c, uint64_t id)
-{
-    for (uint32_t i = 0; i < c->late_count; i++)
-        if (c->late[i] == id) {
-            c->late[i] = c->late[--c->late_count];
-            return true;
-        }
-    return false;
-}
-
 /* --- one entry ----------------------------------------------------------------------------------------------------- */
 
 /* What the entry says. 0, or BELFRY_EPROTO. */
@@ -113,9 +88,13 @@ static int decode(const struct ring_entry *e, belfry_message *m)
 {
     *m = (belfry_message){.data = e->data, .size = e->bytes, .id = e->id, .kind = e->kind};
     if (bf_unlikely(e->flags != 0)) {
+        m->flags = BELFRY_MORE;
+        if (e->flags == BELFRY_FLAG_MORE && e->kind == BELFRY_REPLY)
+            return 0;
         const char *text = belfry_error_text(BELFRY_EUNSUPPORTED);
         m->status = BELFRY_EUNSUPPORTED;
         m->kind = BELFRY_FAILURE;
+        m->flags = 0;
         m->data = text;
         m->size = strlen(text);
         return 0;
@@ -155,7 +134,8 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
             return (int)number;
         ring_advance(&c->in, &e);
         bool known = e.kind == BELFRY_REPLY || e.kind == BELFRY_FAILURE || e.kind == BELFRY_PUSH;
-        if (bf_likely(known && (c->late_count == 0 || !late_take(c, e.id)))) {
+        bool late = bf_unlikely(c->late_count != 0) && bf_client_is_late(c, e.kind, e.flags, e.id);
+        if (bf_likely(known && !late)) {
             m->cookie = (uint64_t)number << 1 | 1;
             return 1;
         }
@@ -187,14 +167,45 @@ static int stash(struct belfry_client *c, belfry_message *m)
     return 0;
 }
 
-static bool take_from_stash(struct belfry_client *c, belfry_message *m)
+/* Does it answer this request? A push answers none, whatever its id. */
+static bool answers(const belfry_message *m, uint64_t id)
 {
-    struct client_stashed *stashed = c->stash_first;
+    return m->id == id && m->kind != BELFRY_PUSH;
+}
+
+/* Take the first that answers request `id` out of the stash; 0: the first of all. NULL: none. */
+static struct client_stashed *stash_take(struct belfry_client *c, uint64_t id)
+{
+    struct client_stashed *before = NULL, *stashed = c->stash_first;
+    while (stashed != NULL && id != 0 && !answers(&stashed->message, id)) {
+        before = stashed;
+        stashed = stashed->next;
+    }
+    if (stashed == NULL)
+        return NULL;
+    if (before == NULL)
+        c->stash_first = stashed->next;
+    else
+        before->next = stashed->next;
+    if (c->stash_last == stashed)
+        c->stash_last = before;
+    return stashed;
+}
+
+void bf_client_drop_stashed(struct belfry_client *c, uint64_t id)
+{
+    struct client_stashed *stashed;
+    while ((stashed = stash_take(c, id)) != NULL) {
+        c->late_replies++;
+        free(stashed);
+    }
+}
+
+static bool take_from_stash(struct belfry_client *c, uint64_t id, belfry_message *m)
+{
+    struct client_stashed *stashed = stash_take(c, id);
     if (stashed == NULL)
         return false;
-    c->stash_first = stashed->next;
-    if (c->stash_first == NULL)
-        c->stash_last = NULL;
     /* Closing frees what is never released. */
     stashed->next = c->stash_out;
     stashed->at = &c->stash_out;
@@ -213,6 +224,8 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
     int rc = client_end(c);
     if (bf_unlikely(rc < 0))
         return ring_is_empty(&c->in) ? rc : 0; /* the end is stored after the last entry */
+    if (bf_unlikely(c->unsaid_count > 0))
+        bf_client_say_cancels(c);
     if (deadline_ns <= 0)
         return -ETIMEDOUT;
     if (bf_unlikely(c->corked)) /* what we wait for may be the answer to what the poller has kept back, of any member */
@@ -255,12 +268,14 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
     int rc = client_check(c);
     if (bf_unlikely(rc < 0))
         return rc;
-    if (take_from_stash(c, m))
+    if (bf_unlikely(c->stash_first != NULL) && take_from_stash(c, 0, m))
         return 0;
     for (;;) {
         rc = take_from_ring(c, m);
         if (rc != 0)
             break;
+        if (bf_unlikely(c->unsaid_count > 0))
+            bf_client_say_cancels(c);
         bool asks = c->poller == NULL || deadline > 0; /* else the poller says so, until a send succeeds */
         if (bf_unlikely(c->wanted != 0) && asks && ring_has_room(&c->out, c->wanted - 1)) {
             c->wanted = 0;
@@ -283,7 +298,7 @@ static int call_send(belfry_client *c, const void *data, size_t size, uint64_t *
     bool polling = false;
     belfry_message other;
     for (;;) {
-        int rc = belfry_send(c, data, size, id);
+        int rc = belfry_send_until(c, data, size, deadline, id);
         if (bf_likely(rc != -EAGAIN))
             return rc;
         rc = take_from_ring(c, &other);
@@ -298,17 +313,24 @@ static int call_send(belfry_client *c, const void *data, size_t size, uint64_t *
     }
 }
 
-int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)
+/* The status of a failed request, with its sentence; gives the message back. */
+static int failed(struct belfry_client *c, belfry_message *m)
 {
-    uint64_t id;
+    int status = m->status;
+    const char *text = m->size > 0 ? m->data : belfry_error_text(status);
+    int length = m->size > 0 ? (int)m->size : (int)strlen(text);
+    bf_error(status, "\"%s\" failed the request: %.*s", c->shared->lobby.geometry.service, length, text);
+    belfry_release(c, m);
+    return status;
+}
+
+/* The next reply to request `id`. 0; -ETIMEDOUT; the status of a failure; or another code. */
+static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)
+{
     bool polling = false;
-    *reply = (belfry_message){0};
-    int rc = call_send(c, data, size, &id, deadline);
-    if (bf_unlikely(rc < 0))
-        return rc;
     for (;;) {
-        rc = take_from_ring(c, reply);
-        if (rc > 0 && bf_likely(reply->id == id && reply->kind != BELFRY_PUSH))
+        int rc = take_from_ring(c, reply);
+        if (rc > 0 && bf_likely(answers(reply, id)))
             break;
         if (rc > 0)
             rc = keep(c, reply, deadline);
@@ -316,20 +338,37 @@ int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message 
             rc = wait_for_news(c, &polling, deadline);
         if (bf_unlikely(rc < 0)) {
             *reply = (belfry_message){0};
-            if (rc != -ETIMEDOUT)
-                return rc;
-            late_add(c, id);
-            return timed_out(c);
+            return rc == -ETIMEDOUT ? timed_out(c) : rc;
         }
     }
     polling_paid(c, polling);
-    if (bf_unlikely(reply->status < 0)) {
-        int status = reply->status;
-        const char *text = reply->size > 0 ? reply->data : belfry_error_text(status);
-        int length = reply->size > 0 ? (int)reply->size : (int)strlen(text);
-        bf_error(status, "\"%s\" failed the request: %.*s", c->shared->lobby.geometry.service, length, text);
-        belfry_release(c, reply);
-        return status;
+    return bf_unlikely(reply->status < 0) ? failed(c, reply) : 0;
+}
+
+int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)
+{
+    uint64_t id;
+    *reply = (belfry_message){0};
+    int rc = call_send(c, data, size, &id, deadline);
+    if (bf_unlikely(rc < 0))
+        return rc;
+    rc = await(c, id, reply, deadline);
+    if (bf_unlikely(rc == -ETIMEDOUT && client_end(c) == 0)) {
+        bf_client_give_up(c, id); /* without memory for that, belfry_receive() will hand out the reply */
+        return timed_out(c);
     }
-    return 0;
+    return rc;
+}
+
+int belfry_await(belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)
+{
+    *reply = (belfry_message){0};
+    int rc = client_check(c);
+    if (rc < 0)
+        return rc;
+    if (id == 0 || id >= c->next_id)
+        return bf_error(-ENOENT, "this connection has sent no request %llu", (unsigned long long)id);
+    if (take_from_stash(c, id, reply))
+        return reply->status < 0 ? failed(c, reply) : 0;
+    return await(c, id, reply, deadline);
 }

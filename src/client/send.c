@@ -6,27 +6,20 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "client/client.h"
+#include "shm/extension.h"
 
-int belfry_send_reserve(belfry_client *c, size_t size, void **data)
+static int too_big(const struct belfry_client *c, size_t size)
 {
-    int rc = client_check(c);
-    if (bf_unlikely(rc < 0))
-        return rc;
-    if (bf_unlikely(size > c->message_bytes_max))
-        return bf_error(BELFRY_ETOOBIG,
-                        "a message of %zu bytes is larger than the %u that \"%s\" takes: send it in pieces", size,
-                        c->message_bytes_max, c->shared->lobby.geometry.service);
-    rc = client_end(c);
-    if (bf_unlikely(rc < 0))
-        return rc;
-    rc = ring_reserve(&c->out, size, data);
-    if (bf_likely(rc == 0)) {
-        c->wanted = 0;
-        return 0;
-    }
+    return bf_error(BELFRY_ETOOBIG, "a message of %zu bytes is larger than the %u that \"%s\" takes: send it in pieces",
+                    size, c->message_bytes_max, c->shared->lobby.geometry.service);
+}
+
+/* Why there is no room for an entry of `bytes`. */
+static int no_room(struct belfry_client *c, int rc, size_t bytes)
+{
     switch (rc) {
     case -EAGAIN:
-        c->wanted = size + 1;
+        c->wanted = bytes + 1;
         return bf_error(rc, "the ring to \"%s\" is full: receive something, then send again",
                         c->shared->lobby.geometry.service);
     case BELFRY_ESTATE:
@@ -35,6 +28,29 @@ int belfry_send_reserve(belfry_client *c, size_t size, void **data)
         return c->end_rc =
                    bf_error(rc, "the server \"%s\" broke the format of its segment", c->shared->lobby.geometry.service);
     }
+}
+
+/* Room for a payload of `size` behind a block of `block` bytes. */
+static bf_inlined int reserve(belfry_client *c, size_t size, uint32_t block, void **data)
+{
+    int rc = client_check(c);
+    if (bf_unlikely(rc < 0))
+        return rc;
+    if (bf_unlikely(size > c->message_bytes_max))
+        return too_big(c, size);
+    rc = client_end(c);
+    if (bf_unlikely(rc < 0))
+        return rc;
+    rc = ring_reserve(&c->out, block + size, data);
+    if (bf_unlikely(rc < 0))
+        return no_room(c, rc, block + size);
+    c->wanted = 0;
+    return 0;
+}
+
+int belfry_send_reserve(belfry_client *c, size_t size, void **data)
+{
+    return reserve(c, size, 0, data);
 }
 
 int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uint64_t *id)
@@ -78,4 +94,25 @@ int belfry_send(belfry_client *c, const void *data, size_t size, uint64_t *id)
 int belfry_send_one_way(belfry_client *c, const void *data, size_t size)
 {
     return send_copy(c, BELFRY_ONE_WAY, data, size, NULL);
+}
+
+int belfry_send_until(belfry_client *c, const void *data, size_t size, int64_t deadline, uint64_t *id)
+{
+    struct extension x = {.deadline_ns = bf_max(deadline, 1)};
+    uint32_t block = extension_bytes(&x);
+    uint8_t *room = NULL;
+    if (deadline == BELFRY_FOREVER || block + size > ring_payload_max(c->out.capacity))
+        return belfry_send(c, data, size, id); /* the message counts more than its deadline */
+    int rc = reserve(c, size, block, (void **)&room);
+    if (bf_unlikely(rc < 0))
+        return rc;
+    extension_write(room, &x);
+    if (size > 0)
+        memcpy(room + block, data, size);
+    uint64_t number = c->next_id++;
+    ring_commit(&c->out, BELFRY_REQUEST, BELFRY_FLAG_EXTENDED, number, block + size);
+    client_tell(c, true);
+    if (id != NULL)
+        *id = number;
+    return 0;
 }

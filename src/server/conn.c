@@ -7,11 +7,16 @@
  */
 #include "server/conn.h"
 
+#include <errno.h>
+
 #include "base/check.h"
+#include "base/os.h"
 #include "server/server.h"
+#include "shm/extension.h"
 
 #define BUDGET_MESSAGES 16 /* per conn and turn */
 #define BUDGET_BYTES 262144u
+#define ECHOES_MAX 64u
 
 struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
 {
@@ -28,14 +33,27 @@ struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
     return conn;
 }
 
-void bf_conn_free(struct belfry_conn *conn)
+static void clear_outbox(struct belfry_conn *conn)
 {
     counter_add(&conn->shard->counters->outbox_bytes, -(int64_t)conn->outbox.bytes);
     outbox_clear(&conn->outbox, &conn->shard->arena);
+    conn->halted &= (uint8_t)~HALTED_BY_OUTBOX;
+}
+
+void bf_conn_free(struct belfry_conn *conn)
+{
+    INVARIANT(conn->tickets == NULL);
+    clear_outbox(conn);
     bf_arena_free(&conn->shard->arena, conn);
 }
 
 /* --- outbox to ring ---------------------------------------------------------------------------------------------- */
+
+static void resume_reading(struct belfry_conn *conn)
+{
+    conn->halted &= (uint8_t)~HALTED_BY_OUTBOX;
+    store_relaxed(&conn->slot->lobby->parked, 0); /* it is polled again */
+}
 
 static int flush_outbox(struct belfry_conn *conn)
 {
@@ -49,21 +67,26 @@ static int flush_outbox(struct belfry_conn *conn)
         if (rc < 0)
             return rc;
         __builtin_memcpy(data, message->payload, message->bytes);
-        ring_commit(&conn->out, message->kind, 0, message->id, message->bytes);
+        ring_commit(&conn->out, message->kind, message->flags, message->id, message->bytes);
         conn->committed = true;
         counter_add(&conn->shard->counters->outbox_bytes, -(int64_t)outbox_cost(message->bytes));
         outbox_drop_first(&conn->outbox, &conn->shard->arena);
         sent++;
     }
+    resume_reading(conn);
     return sent;
 }
 
 /* --- ring to handler --------------------------------------------------------------------------------------------- */
 
-static void hand_over(struct belfry_conn *conn, const struct ring_entry *e)
+static inline void hand_over(struct belfry_conn *conn, const struct ring_entry *e, uint32_t block, int64_t deadline_ns)
 {
     const belfry_server_options *o = conn->shard->options;
-    belfry_message message = {.data = e->data, .size = e->bytes, .id = e->id, .kind = e->kind};
+    belfry_message message = {.data = (const uint8_t *)e->data + block,
+                              .size = e->bytes - block,
+                              .id = e->id,
+                              .kind = e->kind,
+                              .cookie = (uint64_t)deadline_ns};
     conn->request_id = e->id;
     conn->request_open = e->kind == BELFRY_REQUEST;
     conn->in_handler = true;
@@ -74,29 +97,92 @@ static void hand_over(struct belfry_conn *conn, const struct ring_entry *e)
     if (bf_unlikely(conn->request_open)) {
         counter_add(&conn->shard->counters->unanswered, 1);
         if (bf_conn_fail(conn, e->id, BELFRY_EUNANSWERED, NULL) < 0)
-            conn->kicked = true; /* no memory for so little: better no conn than a client that waits for ever */
+            conn->halted |=
+                HALTED_BY_KICK; /* no memory for so little: better no conn than a client that waits for ever */
     }
+}
+
+/* 0, or the end of a conn whose client did what cannot be. */
+static int refuse(struct belfry_conn *conn, const struct ring_entry *e, int status)
+{
+    if (e->kind != BELFRY_REQUEST)
+        return 0;
+    return bf_conn_fail(conn, e->id, status, NULL) == BELFRY_EPROTO ? -BELFRY_END_PEER_FAULT : 0;
+}
+
+/* The client waits for this request no longer. The echo says that nothing with this id comes after it. */
+static int take_cancel(struct belfry_conn *conn, const struct ring_entry *e)
+{
+    struct bf_shard *shard = conn->shard;
+    counter_add(&shard->counters->cancels, 1);
+    bf_tickets_cancel(conn, e->id, -ECANCELED);
+    uint64_t dropped = outbox_drop_request(&conn->outbox, e->id, &shard->arena);
+    counter_add(&shard->counters->outbox_bytes, -(int64_t)dropped);
+    if (dropped > 0 && outbox_is_empty(&conn->outbox))
+        resume_reading(conn);
+    if (bf_conn_say(conn, BELFRY_CANCEL, 0, e->id, NULL, 0) == -ENOMEM)
+        conn->halted |= HALTED_BY_KICK;
+    return 0;
+}
+
+/* A message with more before its payload. */
+static int take_extended(struct belfry_conn *conn, const struct ring_entry *e)
+{
+    const struct bf_shard *shard = conn->shard;
+    struct extension x;
+    int block = extension_read(e, &x);
+    if (block == BELFRY_EPROTO)
+        return -BELFRY_END_PEER_FAULT;
+    if (block < 0)
+        return refuse(conn, e, block);
+    if (e->bytes - (uint32_t)block > shard->pool.lobby->geometry.message_bytes_max)
+        return refuse(conn, e, BELFRY_ETOOBIG);
+    if (shard->options->skip_expired && x.deadline_ns != 0 && bf_os_now_ns() >= x.deadline_ns) {
+        counter_add(&shard->counters->expired, 1);
+        return refuse(conn, e, -ETIMEDOUT);
+    }
+    hand_over(conn, e, (uint32_t)block, x.deadline_ns);
+    return 1;
+}
+
+/* What is neither a plain request nor a plain one-way message. */
+static int dispatch_rest(struct belfry_conn *conn, const struct ring_entry *e)
+{
+    if (e->kind == BELFRY_BYE)
+        return -BELFRY_END_LEFT;
+    if (e->kind == BELFRY_CANCEL)
+        return take_cancel(conn, e);
+    if ((e->kind == BELFRY_REQUEST || e->kind == BELFRY_ONE_WAY) && e->flags == BELFRY_FLAG_EXTENDED)
+        return take_extended(conn, e);
+    if (e->kind == BELFRY_ONE_WAY)
+        return 0;
+    return bf_conn_fail(conn, e->id, BELFRY_EUNSUPPORTED, NULL) == BELFRY_EPROTO ? -BELFRY_END_PEER_FAULT : 0;
 }
 
 /* One entry. 1: handed over; 0: refused or dropped; or -enum belfry_end. */
 static int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
 {
-    const struct bf_shard *shard = conn->shard;
-    if (bf_unlikely(e->kind == BELFRY_BYE))
-        return -BELFRY_END_LEFT;
-    bool known = e->flags == 0 && (e->kind == BELFRY_REQUEST || e->kind == BELFRY_ONE_WAY);
-    if (bf_unlikely(!known)) {
-        if (e->kind == BELFRY_ONE_WAY || e->kind == BELFRY_CANCEL)
-            return 0;
-        return bf_conn_fail(conn, e->id, BELFRY_EUNSUPPORTED, NULL) == BELFRY_EPROTO ? -BELFRY_END_PEER_FAULT : 0;
-    }
-    if (bf_unlikely(e->bytes > shard->pool.lobby->geometry.message_bytes_max)) {
-        if (e->kind == BELFRY_REQUEST)
-            bf_conn_fail(conn, e->id, BELFRY_ETOOBIG, NULL);
-        return 0;
-    }
-    hand_over(conn, e);
+    if (bf_unlikely(e->flags != 0 || (e->kind != BELFRY_REQUEST && e->kind != BELFRY_ONE_WAY)))
+        return dispatch_rest(conn, e);
+    if (bf_unlikely(e->bytes > conn->shard->pool.lobby->geometry.message_bytes_max))
+        return refuse(conn, e, BELFRY_ETOOBIG);
+    hand_over(conn, e, 0, 0);
     return 1;
+}
+
+/*
+ * A conn that does not read its replies, or has as many deferred requests as it may, is heard no further. But it may say
+ * that it waits no longer, which is what ends a stream; as often as it has echoes of that to read.
+ */
+static bool may_read(const struct belfry_conn *conn, const struct ring_entry *e)
+{
+    if (bf_likely(conn->halted == 0))
+        return true;
+    if ((conn->halted & HALTED_BY_KICK) != 0)
+        return false;
+    if (conn->dying != BELFRY_END_NONE) /* what it committed is handled, and then it is over */
+        return (conn->halted & HALTED_BY_OUTBOX) == 0;
+    return e->kind == BELFRY_BYE || (e->kind == BELFRY_CANCEL && conn->outbox.echoes < ECHOES_MAX);
 }
 
 static int read_ring(struct belfry_conn *conn)
@@ -104,15 +190,15 @@ static int read_ring(struct belfry_conn *conn)
     belfry_counters *counters = conn->shard->counters;
     uint64_t bytes = 0;
     int count = 0, handed_over = 0, rc = 0;
-    while (count < BUDGET_MESSAGES && bytes < BUDGET_BYTES && outbox_is_empty(&conn->outbox) && !conn->kicked) {
+    while (count < BUDGET_MESSAGES && bytes < BUDGET_BYTES) {
         struct ring_entry e;
         rc = ring_peek(&conn->in, &e);
         if (rc < 0)
             rc = -BELFRY_END_PEER_FAULT;
-        else if (rc > 0)
-            rc = dispatch(conn, &e);
-        else
+        else if (rc == 0 || !may_read(conn, &e))
             break;
+        else
+            rc = dispatch(conn, &e);
         if (rc < 0)
             break;
         handed_over += rc;
@@ -134,24 +220,20 @@ int bf_conn_turn(struct belfry_conn *conn)
 {
     int sent = 0;
     if (bf_unlikely(!outbox_is_empty(&conn->outbox))) {
-        if (conn->dying != BELFRY_END_NONE) { /* nobody will ever read it */
-            counter_add(&conn->shard->counters->outbox_bytes, -(int64_t)conn->outbox.bytes);
-            outbox_clear(&conn->outbox, &conn->shard->arena);
-        }
+        if (conn->dying != BELFRY_END_NONE) /* nobody will ever read it */
+            clear_outbox(conn);
         sent = flush_outbox(conn);
         if (sent < 0)
             return -BELFRY_END_PEER_FAULT;
-        if (outbox_is_empty(&conn->outbox))
-            store_relaxed(&conn->slot->lobby->parked, 0); /* it is polled again */
     }
-    int read = bf_unlikely(conn->kicked) ? 0 : read_ring(conn);
+    int read = bf_unlikely((conn->halted & HALTED_BY_KICK) != 0) ? 0 : read_ring(conn);
     if (conn->committed || conn->in.has_published)
         bf_shard_touch(conn->shard, conn->slot);
     if (read < 0)
         return read;
     if (bf_unlikely(conn->out_rc < 0))
         return -BELFRY_END_PEER_FAULT;
-    if (bf_unlikely(conn->kicked))
+    if (bf_unlikely((conn->halted & HALTED_BY_KICK) != 0))
         return -BELFRY_END_KICKED;
     if (bf_unlikely(conn->dying != BELFRY_END_NONE) && read == 0)
         return -(int)conn->dying;
@@ -160,9 +242,13 @@ int bf_conn_turn(struct belfry_conn *conn)
 
 bool bf_conn_has_work(struct belfry_conn *conn)
 {
-    if (conn->dying != BELFRY_END_NONE || conn->kicked || conn->out_rc < 0)
+    if (conn->dying != BELFRY_END_NONE || (conn->halted & HALTED_BY_KICK) != 0 || conn->out_rc < 0)
         return true;
-    if (bf_unlikely(!outbox_is_empty(&conn->outbox)))
-        return ring_has_room(&conn->out, conn->outbox.first->bytes);
-    return !ring_is_empty(&conn->in);
+    if (bf_unlikely(!outbox_is_empty(&conn->outbox)) && ring_has_room(&conn->out, conn->outbox.first->bytes))
+        return true;
+    if (bf_likely(conn->halted == 0))
+        return !ring_is_empty(&conn->in);
+    struct ring_entry e;
+    int rc = ring_peek(&conn->in, &e);
+    return rc < 0 || (rc > 0 && may_read(conn, &e));
 }

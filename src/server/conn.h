@@ -3,7 +3,13 @@
 #ifndef BF_SERVER_CONN_H
 #define BF_SERVER_CONN_H
 
+#include "base/check.h"
 #include "server/shard.h"
+
+#define FAILURE_TEXT_MAX 255u
+
+/* Why nothing more is read from a conn, in bits. */
+enum { HALTED_BY_KICK = 1, HALTED_BY_TICKETS = 2, HALTED_BY_OUTBOX = 4 };
 
 /* Where belfry_reply_reserve() put what the handler is writing. */
 enum conn_reservation { RESERVED_NONE, RESERVED_RING, RESERVED_OUTBOX, RESERVED_NOWHERE };
@@ -20,7 +26,7 @@ struct belfry_conn {
     bool request_open;   /* ... and it still wants an answer */
     bool in_handler;
     bool committed; /* something for the client since the last fence */
-    bool kicked;
+    uint8_t halted;
     enum belfry_end dying; /* the client is gone; handle what it left behind, then end */
     int out_rc;            /* BELFRY_EPROTO: the client's position was impossible */
 
@@ -28,6 +34,8 @@ struct belfry_conn {
     uint64_t reservation_bytes;
     struct outbox_message *reserved_message;
     uint32_t pid;
+    uint32_t ticket_count; /* requests of it that are deferred, or whose holder has not come back yet */
+    struct ticket_record *tickets;
 };
 
 /* Make the conn of a claimed slot. NULL: no memory. */
@@ -53,8 +61,23 @@ bool bf_conn_has_work(struct belfry_conn *conn);
 /* The conn of that id, if it is one of this shard's and not over. post.c. */
 struct belfry_conn *bf_conn_of(struct bf_shard *shard, belfry_conn_id id);
 
-/* Put one whole message into the ring or the outbox. reply.c. */
-int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, const void *data, size_t size);
+/* Put one whole message into the ring or the outbox. `flags`: BELFRY_FLAG_MORE or 0. reply.c. */
+int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint8_t flags, uint64_t id, const void *data,
+                size_t size);
 int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *text);
+
+/* The same for one that lies in memory already; takes it over. */
+void bf_conn_say_message(struct belfry_conn *conn, struct outbox_message *message);
+
+/* Why `m` may not be answered: BELFRY_EANSWERED or BELFRY_ETHREAD. */
+int bf_conn_not_open(const struct belfry_conn *conn, const belfry_message *m) __attribute__((cold));
+
+/* Is `m` the request being handled, and unanswered? 0, or why not. */
+static inline int conn_check_open(const struct belfry_conn *conn, const belfry_message *m)
+{
+    if (bf_unlikely(!conn->in_handler || !conn->request_open || m->id != conn->request_id || m->kind != BELFRY_REQUEST))
+        return bf_conn_not_open(conn, m);
+    return 0;
+}
 
 #endif

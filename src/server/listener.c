@@ -325,6 +325,7 @@ void bf_listener_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     INVARIANT(slot->phase == SLOT_OPEN);
     bf_shard_cool(shard, slot);
     slot->phase = SLOT_ENDING; /* from here on nothing makes it hot again, and nothing can be said to it */
+    bf_tickets_conn_over(slot->conn);
     if (o->on_disconnect != NULL)
         o->on_disconnect(slot->conn, why, o->user);
     bf_conn_free(slot->conn);

@@ -15,6 +15,7 @@
 
 #define SLOTS_MAX 1048576u
 #define OUTBOX_BYTES_MAX (1u << 20)
+#define DEFERRED_MAX 64u
 #define CLAIM_GRACE_MS 1000u
 #define MESSAGE_BYTES_MIN 64u   /* a failure must fit */
 #define AREAS_PER_SLOT 2        /* memory maps: one per segment */
@@ -30,8 +31,10 @@ void belfry_server_options_init(belfry_server_options *o, size_t size)
         .ring_bytes = BF_DEFAULT_RING_BYTES,
         .message_bytes_max = BF_DEFAULT_MESSAGE_BYTES_MAX,
         .outbox_bytes_max = OUTBOX_BYTES_MAX,
+        .deferred_max = DEFERRED_MAX,
         .claim_grace_ms = CLAIM_GRACE_MS,
         .spin = BELFRY_SPIN_DEFAULT,
+        .skip_expired = true,
         .pin = BF_DEFAULT_PIN,
         .atfork = true,
     };
@@ -92,6 +95,8 @@ int bf_options_resolve(belfry_server_options *out, const belfry_server_options *
         return bf_error(BELFRY_EOPTION, "spin is %u: it must be one of enum belfry_spin", (unsigned)out->spin);
     if (out->claim_grace_ms == 0)
         return bf_error(BELFRY_EOPTION, "claim_grace_ms is 0: no client could come in time");
+    if (out->deferred_max == 0)
+        return bf_error(BELFRY_EOPTION, "deferred_max is 0: no request could be deferred");
     if (out->shards == 0)
         out->shards = (uint32_t)bf_min(bf_max(bf_os_cpus(NULL, 0), 1), BELFRY_SHARDS_MAX);
     if (out->message_bytes_max == 0 && out->ring_bytes >= RING_BYTES_MIN)

@@ -2,7 +2,7 @@
 /*
  * outbox.h: what a conn has to say while its client's ring is full.
  *
- * A list of whole messages in arena memory, oldest first, bounded in bytes. As long as it is not empty the shard reads
+ * A list of whole messages in arena memory (or malloc's, from other threads), oldest first, bounded in bytes. As long as it is not empty the shard reads
  * nothing more from that conn: back-pressure, never silent loss, never a blocked shard.
  */
 #ifndef BF_SERVER_OUTBOX_H
@@ -11,21 +11,28 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include "server/arena.h"
+#include "server/ticket.h"
 
 struct outbox_message {
     struct outbox_message *next;
+    struct ticket_record *record; /* whose holder may say more once this is gone; NULL: nobody's */
     uint64_t id;
-    uint32_t bytes; /* payload in use */
+    uint64_t bytes;  /* payload in use */
+    uint32_t serial; /* of the ticket */
     uint8_t kind;
+    uint8_t flags;
+    bool from_heap; /* said by another thread: malloc's, not the arena's */
     uint8_t payload[] __attribute__((aligned(8)));
 };
 
 struct bf_outbox {
     struct outbox_message *first;
     struct outbox_message *last;
-    uint64_t bytes; /* in all, as outbox_cost() counts */
+    uint64_t bytes;  /* in all, as outbox_cost() counts */
+    uint32_t echoes; /* of cancellations, among them */
 };
 
 /* What a message counts for: an empty one takes memory, too. */
@@ -41,7 +48,20 @@ static inline bool outbox_is_empty(const struct bf_outbox *box)
 
 static inline struct outbox_message *outbox_message_new(struct bf_arena *arena, size_t payload)
 {
-    return bf_arena_alloc(arena, sizeof(struct outbox_message) + payload);
+    struct outbox_message *message = bf_arena_alloc(arena, sizeof *message + payload);
+    if (message != NULL)
+        *message = (struct outbox_message){.bytes = payload};
+    return message;
+}
+
+static inline void outbox_message_free(struct outbox_message *message, struct bf_arena *arena)
+{
+    if (message->record != NULL)
+        bf_ticket_credit(message->record, message->serial, outbox_cost(message->bytes));
+    if (message->from_heap)
+        free(message);
+    else
+        bf_arena_free(arena, message);
 }
 
 static inline void outbox_put(struct bf_outbox *box, struct outbox_message *message)
@@ -53,17 +73,39 @@ static inline void outbox_put(struct bf_outbox *box, struct outbox_message *mess
         box->first = message;
     box->last = message;
     box->bytes += outbox_cost(message->bytes);
+    box->echoes += message->kind == BELFRY_CANCEL;
 }
 
-/* Free the oldest message. */
+/* Free the message behind `before`; NULL: the oldest. */
+static inline void outbox_drop(struct bf_outbox *box, struct outbox_message *before, struct bf_arena *arena)
+{
+    struct outbox_message **at = before == NULL ? &box->first : &before->next, *message = *at;
+    *at = message->next;
+    if (box->last == message)
+        box->last = before;
+    box->bytes -= outbox_cost(message->bytes);
+    box->echoes -= message->kind == BELFRY_CANCEL;
+    outbox_message_free(message, arena);
+}
+
 static inline void outbox_drop_first(struct bf_outbox *box, struct bf_arena *arena)
 {
-    struct outbox_message *message = box->first;
-    box->first = message->next;
-    if (box->first == NULL)
-        box->last = NULL;
-    box->bytes -= outbox_cost(message->bytes);
-    bf_arena_free(arena, message);
+    outbox_drop(box, NULL, arena);
+}
+
+/* Free what answers request `id`. Returns the bytes, as outbox_cost() counts. */
+static inline uint64_t outbox_drop_request(struct bf_outbox *box, uint64_t id, struct bf_arena *arena)
+{
+    uint64_t before_bytes = box->bytes;
+    struct outbox_message *before = NULL;
+    while ((before == NULL ? box->first : before->next) != NULL) {
+        struct outbox_message *message = before == NULL ? box->first : before->next;
+        if (message->id == id && (message->kind == BELFRY_REPLY || message->kind == BELFRY_FAILURE))
+            outbox_drop(box, before, arena);
+        else
+            before = message;
+    }
+    return before_bytes - box->bytes;
 }
 
 static inline void outbox_clear(struct bf_outbox *box, struct bf_arena *arena)

@@ -11,8 +11,6 @@
 #include "server/conn.h"
 #include "server/server.h"
 
-#define FAILURE_TEXT_MAX 255u
-
 /* --- room: in the ring, else in the outbox ------------------------------------------------------------------------ */
 
 static int outbox_room(struct belfry_conn *conn, uint64_t size, bool must, void **data)
@@ -38,11 +36,17 @@ static int outbox_room(struct belfry_conn *conn, uint64_t size, bool must, void 
     return 0;
 }
 
+static int wrong_thread(void)
+{
+    return bf_error(BELFRY_ETHREAD,
+                    "a conn may be used on its shard's thread only: defer, and complete from elsewhere");
+}
+
 /* `must`: a failure, for which there is room even in a full outbox, so that no request stays without an answer. */
 static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **data)
 {
     if (bf_unlikely(conn->shard != bf_shard_self()))
-        return bf_error(BELFRY_ETHREAD, "a conn may be used on its shard's thread only");
+        return wrong_thread();
     if (bf_unlikely(conn->slot->phase == SLOT_ENDING))
         return bf_error(BELFRY_EGONE, "the conn of slot %u is over", conn->slot->number);
     if (bf_unlikely(conn->reservation != RESERVED_NONE))
@@ -66,24 +70,32 @@ static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **da
     return outbox_room(conn, size, must, data);
 }
 
-static int commit(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, uint64_t size)
+static void queue(struct belfry_conn *conn, struct outbox_message *message)
+{
+    belfry_counters *counters = conn->shard->counters;
+    if (outbox_is_empty(&conn->outbox))
+        counter_add(&counters->stalls, 1);
+    outbox_put(&conn->outbox, message);
+    conn->halted |= HALTED_BY_OUTBOX;
+    counter_add(&counters->outbox_bytes, (int64_t)outbox_cost(message->bytes));
+    bf_shard_heat(conn->shard, conn->slot); /* so that the turn empties it */
+}
+
+static int commit(struct belfry_conn *conn, enum belfry_kind kind, uint8_t flags, uint64_t id, uint64_t size)
 {
     belfry_counters *counters = conn->shard->counters;
     if (bf_unlikely(conn->reservation == RESERVED_NONE || size > conn->reservation_bytes))
         return bf_error(BELFRY_ESTATE, "commit without a reservation, or of more than was reserved");
     if (bf_likely(conn->reservation == RESERVED_RING)) {
-        ring_commit(&conn->out, (uint8_t)kind, 0, id, size);
+        ring_commit(&conn->out, (uint8_t)kind, flags, id, size);
         conn->committed = true;
     } else if (conn->reservation == RESERVED_OUTBOX) {
         struct outbox_message *message = conn->reserved_message;
         message->kind = (uint8_t)kind;
+        message->flags = flags;
         message->id = id;
-        message->bytes = (uint32_t)size;
-        if (outbox_is_empty(&conn->outbox))
-            counter_add(&counters->stalls, 1);
-        outbox_put(&conn->outbox, message);
-        counter_add(&counters->outbox_bytes, (int64_t)outbox_cost(size));
-        bf_shard_heat(conn->shard, conn->slot); /* so that the turn empties it */
+        message->bytes = size;
+        queue(conn, message);
     } else {
         bf_arena_free(&conn->shard->arena, conn->reserved_message);
     }
@@ -103,15 +115,36 @@ static void abort_reservation(struct belfry_conn *conn)
     conn->reservation = RESERVED_NONE;
 }
 
-int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint64_t id, const void *data, size_t size)
+int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint8_t flags, uint64_t id, const void *data,
+                size_t size)
 {
     void *room = NULL;
-    int rc = reserve(conn, size, kind == BELFRY_FAILURE, &room);
+    int rc = reserve(conn, size, kind == BELFRY_FAILURE || kind == BELFRY_CANCEL, &room);
     if (rc < 0)
         return rc;
     if (size > 0)
         memcpy(room, data, size);
-    return commit(conn, kind, id, size);
+    return commit(conn, kind, flags, id, size);
+}
+
+/* It was promised when its ticket was given, so there is always room. */
+void bf_conn_say_message(struct belfry_conn *conn, struct outbox_message *message)
+{
+    belfry_counters *counters = conn->shard->counters;
+    void *room;
+    counter_add(&counters->messages_out, 1);
+    counter_add(&counters->bytes_out, (int64_t)message->bytes);
+    bool fits = outbox_is_empty(&conn->outbox) && conn->reservation == RESERVED_NONE &&
+                ring_reserve(&conn->out, message->bytes, &room) == 0;
+    if (fits) {
+        memcpy(room, message->payload, message->bytes);
+        ring_commit(&conn->out, message->kind, message->flags, message->id, message->bytes);
+        outbox_message_free(message, &conn->shard->arena);
+        conn->committed = true;
+    } else {
+        queue(conn, message);
+    }
+    bf_shard_touch(conn->shard, conn->slot);
 }
 
 int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *text)
@@ -125,39 +158,44 @@ int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *
     size_t room = conn->shard->pool.lobby->geometry.message_bytes_max - sizeof failure.status;
     length = bf_min(length, room);
     memcpy(failure.text, text == NULL ? "" : text, length);
-    return bf_conn_say(conn, BELFRY_FAILURE, id, &failure, sizeof failure.status + length);
+    return bf_conn_say(conn, BELFRY_FAILURE, 0, id, &failure, sizeof failure.status + length);
 }
 
 /* --- public ------------------------------------------------------------------------------------------------------ */
 
-/* Is `m` the request being handled, and unanswered? */
-static int check_open(const struct belfry_conn *conn, const belfry_message *m)
+int bf_conn_not_open(const struct belfry_conn *conn, const belfry_message *m)
 {
-    if (bf_unlikely(!conn->in_handler || !conn->request_open || m->id != conn->request_id || m->kind != BELFRY_REQUEST))
-        return bf_error(BELFRY_EANSWERED, "message %llu is not a request that still wants an answer",
-                        (unsigned long long)m->id);
-    return 0;
+    if (conn->shard != bf_shard_self())
+        return wrong_thread();
+    return bf_error(BELFRY_EANSWERED, "message %llu is not a request that still wants an answer",
+                    (unsigned long long)m->id);
 }
 
 int belfry_reply(belfry_conn *conn, const belfry_message *m, const void *data, size_t size)
 {
-    int rc = check_open(conn, m);
+    int rc = conn_check_open(conn, m);
     if (rc == 0)
-        rc = bf_conn_say(conn, BELFRY_REPLY, m->id, data, size);
+        rc = bf_conn_say(conn, BELFRY_REPLY, 0, m->id, data, size);
     if (rc == 0)
         conn->request_open = false;
     return rc;
 }
 
+int belfry_reply_more(belfry_conn *conn, const belfry_message *m, const void *data, size_t size)
+{
+    int rc = conn_check_open(conn, m);
+    return rc == 0 ? bf_conn_say(conn, BELFRY_REPLY, BELFRY_FLAG_MORE, m->id, data, size) : rc;
+}
+
 int belfry_reply_reserve(belfry_conn *conn, const belfry_message *m, size_t size, void **data)
 {
-    int rc = check_open(conn, m);
+    int rc = conn_check_open(conn, m);
     return rc == 0 ? reserve(conn, size, false, data) : rc;
 }
 
 int belfry_reply_commit(belfry_conn *conn, size_t size)
 {
-    int rc = commit(conn, BELFRY_REPLY, conn->request_id, size);
+    int rc = commit(conn, BELFRY_REPLY, 0, conn->request_id, size);
     if (rc == 0)
         conn->request_open = false;
     return rc;
@@ -172,7 +210,7 @@ int belfry_fail(belfry_conn *conn, const belfry_message *m, int status, const ch
 {
     if (status >= 0)
         return bf_error(BELFRY_EOPTION, "a failure's status is negative, %d is not", status);
-    int rc = check_open(conn, m);
+    int rc = conn_check_open(conn, m);
     if (rc == 0)
         rc = bf_conn_fail(conn, m->id, status, text);
     if (rc == 0)
@@ -182,13 +220,18 @@ int belfry_fail(belfry_conn *conn, const belfry_message *m, int status, const ch
 
 int belfry_push(belfry_conn *conn, const void *data, size_t size)
 {
-    return bf_conn_say(conn, BELFRY_PUSH, 0, data, size);
+    return bf_conn_say(conn, BELFRY_PUSH, 0, 0, data, size);
 }
 
 void belfry_disconnect(belfry_conn *conn)
 {
-    conn->kicked = true;
+    conn->halted |= HALTED_BY_KICK;
     bf_shard_heat(conn->shard, conn->slot);
+}
+
+int64_t belfry_message_deadline(const belfry_message *m)
+{
+    return m->cookie != 0 ? (int64_t)m->cookie : BELFRY_FOREVER;
 }
 
 void belfry_conn_set_user(belfry_conn *conn, void *pointer)

@@ -159,6 +159,8 @@ void belfry_server_destroy(belfry_server *s)
     }
     pthread_cond_destroy(&s->reported);
     pthread_mutex_destroy(&s->mutex);
+    for (uint32_t i = 0; i < s->shard_count; i++)
+        bf_tickets_destroy(&s->shards[i].tickets);
     free(s->shards);
     free(s);
 }

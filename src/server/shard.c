@@ -345,6 +345,7 @@ void bf_shard_init(struct bf_shard *s, struct belfry_server *server, uint32_t in
     s->index = index;
     s->cpu = cpu;
     store_relaxed(&s->stop_requested, false);
+    bf_tickets_reset(&s->tickets);
 }
 
 void bf_shard_stop(struct bf_shard *s)

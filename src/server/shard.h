@@ -21,6 +21,7 @@
 struct bf_shard {
     /* What other threads may touch. It is there as long as the server is, whether or not the thread runs. */
     struct bf_mailbox mailbox;
+    struct bf_ticket_table tickets;
     bool stop_requested;
 
     /* All else is the thread's own, and new with each start. */

@@ -140,7 +140,7 @@ static inline int ring_refresh(struct ring_producer_local *p)
  * Reserve room for one entry of up to `payload` bytes; *data is where to write them. 0; -EAGAIN when the ring is full;
  * BELFRY_ETOOBIG; BELFRY_ESTATE when a reservation is open; BELFRY_EPROTO when the consumer's position is impossible.
  */
-static inline int ring_reserve(struct ring_producer_local *p, uint64_t payload, void **data)
+static bf_inlined int ring_reserve(struct ring_producer_local *p, uint64_t payload, void **data)
 {
     if (bf_unlikely(p->reserved != 0))
         return BELFRY_ESTATE;
@@ -163,8 +163,8 @@ static inline int ring_reserve(struct ring_producer_local *p, uint64_t payload, 
 }
 
 /* Make the reserved entry, with at most the reserved payload, visible to the consumer. */
-static inline void ring_commit(struct ring_producer_local *p, uint8_t kind, uint8_t flags, uint64_t id,
-                               uint64_t payload)
+static bf_inlined void ring_commit(struct ring_producer_local *p, uint8_t kind, uint8_t flags, uint64_t id,
+                                   uint64_t payload)
 {
     INVARIANT(p->reserved != 0 && payload < p->reserved);
     uint64_t start = p->position + p->pad;

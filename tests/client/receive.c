@@ -478,26 +478,76 @@ Test(receive, keeps_a_calls_deadline_though_other_messages_keep_coming)
     expect_rc(belfry_call(client, "x", 1, &m, belfry_now_ns() + 1), -ETIMEDOUT);
 }
 
+static void expect_heard(uint8_t kind, uint64_t id)
+{
+    struct ring_entry e;
+    expect_eq(fake_hear(&fake, slot, &e), 1);
+    expect_eq(e.kind, kind);
+    expect_eq(e.id, id);
+}
+
+/* The server has seen the cancellation: nothing with that id comes after this. */
+static void fake_echo(uint64_t id)
+{
+    fake_say(&fake, slot, BELFRY_CANCEL, 0, id, "", 0);
+}
+
+Test(receive, says_a_cancellation_once_there_is_room_for_it)
+{
+    uint64_t last;
+    belfry_message m;
+    while (belfry_send(client, "", 0, &last) == 0)
+        ;
+    expect_rc(belfry_cancel(client, last), 0);
+    expect_rc(belfry_cancel(client, 1), 0);
+    expect_rc(belfry_cancel(client, 1), 0);
+    expect_eq(client->unsaid_count, 2);
+    fake_reply(&fake, slot, last, "late"); /* then the server need not be told any more */
+    expect_nothing();
+    expect_eq(client->late_count, 1);
+    for (uint64_t id = 1; id <= last; id++)
+        expect_heard(BELFRY_REQUEST, id);
+    expect_rc(belfry_receive(client, &m, patience()), -EAGAIN); /* the room that a send was refused */
+    expect_heard(BELFRY_CANCEL, 1);
+    struct ring_entry e;
+    expect_eq(fake_hear(&fake, slot, &e), 0);
+    expect_nothing();
+    fake_echo(1);
+    expect_nothing();
+    expect_eq(client->late_count, 0);
+    expect_eq(client->unsaid_count, 0);
+}
+
 Test(receive, drops_the_reply_that_comes_after_its_caller_gave_up)
 {
     belfry_message m;
     expect_rc(belfry_call(client, "1", 1, &m, 0), -ETIMEDOUT);
     expect_rc(belfry_call(client, "2", 1, &m, 0), -ETIMEDOUT);
+    expect_heard(BELFRY_REQUEST, 1);
+    expect_heard(BELFRY_CANCEL, 1);
+    expect_heard(BELFRY_REQUEST, 2);
+    expect_heard(BELFRY_CANCEL, 2);
     fake_reply(&fake, slot, 1, "late");
+    fake_echo(1);
     fake_reply(&fake, slot, 3, "in time");
     fake_reply(&fake, slot, 2, "late too");
+    fake_echo(2);
     expect_rc(belfry_call(client, "3", 1, &m, patience()), 0);
     expect_eq(m.id, 3);
     belfry_release(client, &m);
     expect_nothing();
     expect_eq(client->late_count, 0);
+    expect_eq(belfry_client_late_replies(client), 2);
     for (int i = 0; i < 40; i++)
         expect_rc(belfry_call(client, "x", 1, &m, 0), -ETIMEDOUT);
     expect_eq(client->late_count, 40);
-    for (uint64_t id = 43; id > 3; id--)
+    for (uint64_t id = 43; id > 3; id--) {
         fake_reply(&fake, slot, id, "late");
+        fake_echo(id);
+    }
     expect_nothing();
     expect_eq(client->late_count, 0);
+    expect_eq(belfry_client_late_replies(client), 42);
 }
 
 /* --- the end ------------------------------------------------------------------------------------------------------------------------ */

@@ -47,6 +47,47 @@ Test(outbox, hands_out_messages_oldest_first_and_counts_them)
     bf_arena_close(&arena);
 }
 
+Test(outbox, drops_the_replies_to_one_request_wherever_they_are)
+{
+    static const struct {
+        uint64_t id;
+        uint8_t kind;
+    } messages[] = {{7, BELFRY_REPLY}, {7, BELFRY_REPLY},   {1, BELFRY_REPLY},  {0, BELFRY_PUSH},
+                    {7, BELFRY_REPLY}, {7, BELFRY_FAILURE}, {7, BELFRY_CANCEL}, {7, BELFRY_REPLY}};
+    struct bf_arena arena;
+    expect_rc(bf_arena_open(&arena), 0);
+    for (unsigned set = 0; set < 1u << 8; set++) { /* any of them */
+        struct bf_outbox box = {0};
+        unsigned kept = 0;
+        for (unsigned i = 0; i < 8; i++) {
+            if ((set >> i & 1) == 0)
+                continue;
+            struct outbox_message *m = outbox_message_new(&arena, i);
+            m->id = messages[i].id;
+            m->kind = messages[i].kind;
+            outbox_put(&box, m);
+            if (m->id != 7 || m->kind == BELFRY_CANCEL)
+                kept |= 1u << i;
+        }
+        uint64_t before = box.bytes;
+        expect_eq(before - outbox_drop_request(&box, 7, &arena), box.bytes);
+        expect_eq(box.echoes, kept >> 6 & 1);
+        struct outbox_message *late = outbox_message_new(&arena, 8); /* the end of the list is still its end */
+        outbox_put(&box, late);
+        for (unsigned i = 0; i < 8; i++)
+            if ((kept >> i & 1) != 0) {
+                expect_eq(box.first->bytes, i);
+                outbox_drop_first(&box, &arena);
+            }
+        expect(box.first == late);
+        outbox_drop_first(&box, &arena);
+        expect_eq(box.bytes, 0);
+        expect(box.last == NULL && box.echoes == 0);
+    }
+    expect_eq(arena.allocated_bytes, 0);
+    bf_arena_close(&arena);
+}
+
 Test(outbox, can_be_cleared)
 {
     struct bf_arena arena;
