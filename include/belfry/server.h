@@ -278,6 +278,56 @@ BELFRY_API size_t belfry_conn_message_bytes_max(const belfry_conn *conn);
 BELFRY_API void *belfry_alloc(size_t size);
 BELFRY_API void belfry_free(void *pointer);
 
+/* --- timers, on a shard's thread -------------------------------------------------------------------------------- */
+
+/*
+ * Call me back at that time. The timer is memory of yours, alone or within a larger object, and may be anywhere; while
+ * it is set it must stay where it is. A timer belongs to no shard until it is set.
+ */
+typedef struct belfry_timer belfry_timer;
+
+struct belfry_timer_link { /* the library's own */
+    struct belfry_timer_link *next, *previous;
+};
+
+struct belfry_timer { /* written by the functions below only */
+    struct belfry_timer_link link;
+    int64_t at_ns;
+    void *wheel;
+    void (*on_fire)(belfry_timer *t, void *user);
+    void *user;
+};
+
+/*
+ * Make a timer that is not set. Not for one that is set: cancel it first. `on_fire` is required, and is called on the
+ * thread of the shard that set it, between two messages, once for each setting. The timer is not set any more by then:
+ * on_fire may set it again, set and cancel others, or free the memory it lies in. It may push to conns of its shard; like
+ * a handler it must not block. Any thread; cannot fail.
+ */
+BELFRY_API void belfry_timer_init(belfry_timer *t, void (*on_fire)(belfry_timer *t, void *user), void *user);
+
+/*
+ * Set the timer for a point on CLOCK_MONOTONIC in nanoseconds (belfry_now_ns(), belfry_in_ms()). One that is set is
+ * moved. It never fires early, and fires at most 1.05 ms (a tick of 2^20 ns) and a turn of the shard late; later only
+ * if more than 256 are due at once, as a turn fires no more. Timers fire in the order of their ticks; in which order
+ * those of one tick fire is not said. A time in the past fires in the next turn; BELFRY_FOREVER never. When the shard
+ * stops, timers that are set are dropped without being fired, before on_disconnect is called for its last conns; then
+ * belfry_timer_is_set() is false and their memory may go. A timer does not keep a replaced server running. Does not
+ * block, allocate or make a system call. Shard's thread.
+ * Returns 0; BELFRY_ETHREAD on any other thread, or when it is set on another shard; BELFRY_ESTATE when the shard is
+ * stopping.
+ */
+BELFRY_API int belfry_timer_set(belfry_timer *t, int64_t at_ns);
+
+/*
+ * It shall not fire. Returns 1 when it was set, 0 when it was not (any thread, nothing is done); BELFRY_ETHREAD when it
+ * is set and this is not the thread of the shard that set it.
+ */
+BELFRY_API int belfry_timer_cancel(belfry_timer *t);
+
+/* Will it fire? Thread of the shard that set it; or any, once that has stopped. */
+BELFRY_API bool belfry_timer_is_set(const belfry_timer *t);
+
 #ifdef __cplusplus
 }
 #endif

@@ -96,7 +96,7 @@ enum belfry_error {
     BELFRY_EBACKLOG = -4115,     /* the client does not read its replies and the outbox is full */
     BELFRY_EANSWERED = -4116,    /* that request has its answer already, or is not the one being handled */
     BELFRY_ESTATE = -4117,       /* the call does not fit the state of the object: started twice, message not held */
-    BELFRY_ETHREAD = -4118,      /* called on a thread that does not own the conn */
+    BELFRY_ETHREAD = -4118,      /* called on a thread that does not own the conn or timer */
     BELFRY_EOPTION = -4119,      /* an option has a value that cannot work */
     BELFRY_EUSER = -65536,       /* codes at or below this one are yours, for belfry_fail() */
 };

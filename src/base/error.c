@@ -118,7 +118,7 @@ static const char *own_error_text(int rc)
     case BELFRY_ESTATE:
         return "the call does not fit the state of the object";
     case BELFRY_ETHREAD:
-        return "called on a thread that does not own the conn";
+        return "called on a thread that does not own the conn or timer";
     case BELFRY_EOPTION:
         return "an option has a value that cannot work";
     case BELFRY_EUSER:

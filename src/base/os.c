@@ -46,6 +46,13 @@ int64_t bf_os_now_ns(void)
     return t.tv_sec * NS_PER_S + t.tv_nsec;
 }
 
+int64_t bf_os_coarse_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
 uint32_t bf_os_uid(void)
 {
     return geteuid();

@@ -14,8 +14,9 @@
 
 /* --- time, identity, limits --- */
 
-int64_t bf_os_now_ns(void); /* CLOCK_MONOTONIC */
-uint32_t bf_os_uid(void);   /* effective */
+int64_t bf_os_now_ns(void);    /* CLOCK_MONOTONIC */
+int64_t bf_os_coarse_ns(void); /* the same as of the last tick of the kernel: up to 10 ms behind, a ninth of the cost */
+uint32_t bf_os_uid(void);      /* effective */
 uint32_t bf_os_pid(void);
 int64_t bf_os_map_count_max(void);     /* vm.max_map_count, or a default when it cannot be read */
 uint64_t bf_os_file_count_max(void);   /* RLIMIT_NOFILE, soft */

@@ -2,7 +2,8 @@
 /*
  * shard.c: the turn.
  *
- *     collect completions  ->  deliver letters  ->  drain hot conns  ->  flush: one fence, wakes, one submit  ->  one bite of house-keeping
+ *     collect completions  ->  deliver letters  ->  fire timers  ->  drain hot conns  ->  flush: one fence, wakes, one submit
+ *     ->  one bite of house-keeping
  *
  * and, when a turn found nothing to do and polling no longer pays, sleep (sleep.c). thread.c starts and ends it.
  */
@@ -26,6 +27,7 @@
 #define BUSY_TURNS 256 /* between two looks at the clock */
 #define MUTE_NS 10000000ll
 #define LETTERS_PER_TURN 64
+#define COARSE_LAG_NS 20000000ll /* twice what the coarse clock may be behind */
 
 /* --- small services for listener, conn and reply ------------------------------------------------------------------ */
 
@@ -165,6 +167,16 @@ static bool deliver(struct bf_shard *s)
     return delivered > 0;
 }
 
+/* --- fire -------------------------------------------------------------------------------------------------------- */
+
+/* The coarse clock costs 3 ns and the exact one 27: that one is read only when a timer may be due soon. */
+static bool fire(struct bf_shard *s)
+{
+    if (bf_timers_next_ns(&s->timers) - COARSE_LAG_NS > bf_os_coarse_ns())
+        return false;
+    return bf_timers_run(&s->timers, bf_os_now_ns()) > 0 || timers_are_due(&s->timers);
+}
+
 /* --- drain ------------------------------------------------------------------------------------------------------- */
 
 /* It rings and says nothing, again and again: its wait is armed again only after a pause, and its ring looked at then. */
@@ -281,6 +293,7 @@ static void continue_stopping(struct bf_shard *s)
 {
     if (!s->stopping && load_acquire(&s->stop_requested)) {
         s->stopping = s->draining = s->pool.closing = true;
+        bf_timers_drop(&s->timers);
         store_relaxed(&s->lobby->door, BELFRY_DOOR_CLOSED);
         full_fence(); /* a claim made before this is found by the scan; one made after sees the door closed */
         bf_listener_end_all(s, BELFRY_END_STOPPED);
@@ -290,6 +303,7 @@ static void continue_stopping(struct bf_shard *s)
         store_relaxed(&s->lobby->door, BELFRY_DOOR_CLOSED);
         full_fence(); /* a claim made before this is found by the scan; one made after sees the door closed */
         s->stopping = s->rescan = true;
+        bf_timers_drop(&s->timers);
     }
     if (s->stopping && !s->rescan && s->dirty.first == NULL)
         s->finished = s->waits_armed == 0 && s->pool.active == 0 && s->inbox == NULL;
@@ -301,6 +315,8 @@ static bool turn(struct bf_shard *s)
     bool worked = collect(s);
     if (bf_unlikely(s->inbox != NULL || !mailbox_is_empty(&s->mailbox)))
         worked |= deliver(s);
+    if (bf_unlikely(s->timers.count > 0))
+        worked |= fire(s);
     worked |= drain(s);
     flush(s);
     if (worked) {

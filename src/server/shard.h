@@ -16,6 +16,7 @@
 #include "server/mailbox.h"
 #include "server/outbox.h"
 #include "server/slot_pool.h"
+#include "server/timer.h"
 #include "shm/ring.h"
 
 struct bf_shard {
@@ -69,6 +70,8 @@ struct bf_shard {
     bool stopping;
     bool finished;
     bool told_start; /* on_shard_start said yes */
+
+    struct bf_timers timers; /* begins with what an idle turn looks at */
 
     /* start-up handshake, under the server's mutex */
     pthread_t thread;

@@ -117,6 +117,8 @@ static int64_t sleep_limit(struct bf_shard *s)
         s->sweep_at_ns = now + s->sweep_interval_ns;
     if (s->sweep_at_ns != 0)
         next = bf_min(next, s->sweep_at_ns);
+    if (s->timers.count > 0)
+        next = bf_min(next, bf_timers_next_ns(&s->timers));
     if (s->pool.refill_after_ns > now)
         next = bf_min(next, s->pool.refill_after_ns);
     if (next == INT64_MAX)

@@ -72,6 +72,7 @@ static int open_shard(struct bf_shard *s)
     snprintf(service, sizeof service, "%.400s/%s", server->place.root, server->place.service);
     snprintf(locks, sizeof locks, "%s/%llu/shard-%u", service, (unsigned long long)g->instance, s->index);
     bf_spin_init(&s->spin, s->options->spin);
+    bf_timers_init(&s->timers);
 
     int rc = bf_arena_open(&s->arena);
     if (rc == 0)
@@ -105,6 +106,7 @@ static int open_shard(struct bf_shard *s)
 static void close_shard(struct bf_shard *s)
 {
     struct bf_event event;
+    bf_timers_drop(&s->timers); /* of a start that failed */
     if (s->mailbox_armed) {
         bf_reactor_cancel_mailbox(&s->reactor);
         while (s->mailbox_armed) {
