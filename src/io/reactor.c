@@ -2,7 +2,8 @@
 /*
  * reactor.c: user_data in, events out.
  *
- * user_data says what completed: a kind in the top byte, then slot (24 bits) and generation (32 bits). Wakes ask for no
+ * user_data says what completed: a kind in the top byte, then slot (24 bits) and generation (32 bits), or the address of
+ * an owner (56 bits). Wakes ask for no
  * completion; one that comes all the same is an error of the word's own making and is dropped.
  */
 #include "io/reactor.h"
@@ -18,11 +19,19 @@
 #define COMPLETIONS_MAX 65536u
 #define NS_PER_S 1000000000ll
 
-enum tag_kind { TAG_QUIET = 0, TAG_WATCH = 1, TAG_BELL = 2, TAG_MAILBOX = 3 };
+enum tag_kind { TAG_QUIET = 0, TAG_WATCH = 1, TAG_BELL = 2, TAG_MAILBOX = 3, TAG_OWNED = 4 };
 
 static uint64_t tag(enum tag_kind kind, uint32_t slot, uint32_t generation)
 {
     return (uint64_t)kind << 56 | (uint64_t)(slot & 0xffffff) << 32 | generation;
+}
+
+#define OWNER_MASK ((1ull << 56) - 1)
+
+static uint64_t tag_owner(const void *owner)
+{
+    INVARIANT(((uintptr_t)owner & ~OWNER_MASK) == 0);
+    return (uint64_t)TAG_OWNED << 56 | (uintptr_t)owner;
 }
 
 /* --- open and close ---------------------------------------------------------------------------------------------- */
@@ -94,6 +103,45 @@ void bf_reactor_wait_mailbox(struct bf_reactor *r, const uint32_t *word, uint32_
 void bf_reactor_cancel_mailbox(struct bf_reactor *r)
 {
     cancel(r, tag(TAG_MAILBOX, 0, 0));
+}
+
+#define FLAGS_LINK (IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
+
+static int check_flags(const struct io_uring_sqe *sqe, bool last)
+{
+    if ((sqe->flags & IOSQE_IO_DRAIN) != 0)
+        return bf_error(BELFRY_EOPTION, "IOSQE_IO_DRAIN would wait for doorbells that nobody rings: use a chain");
+    if ((sqe->flags & IOSQE_CQE_SKIP_SUCCESS) != 0)
+        return bf_error(BELFRY_EOPTION, "IOSQE_CQE_SKIP_SUCCESS: without a completion the operation would never end");
+    if ((sqe->flags & IOSQE_BUFFER_SELECT) != 0 && sqe->buf_group == URING_BUFFER_GROUP)
+        return bf_error(BELFRY_EOPTION, "buffer group %u is the library's: use another", URING_BUFFER_GROUP);
+    if (last && (sqe->flags & FLAGS_LINK) != 0)
+        return bf_error(BELFRY_EOPTION, "IOSQE_IO_LINK on the last operation would link it to one of the library's");
+    if (!last && (sqe->flags & FLAGS_LINK) == 0)
+        return bf_error(BELFRY_EOPTION, "an operation in a chain needs IOSQE_IO_LINK or IOSQE_IO_HARDLINK");
+    return 0;
+}
+
+int bf_reactor_start(struct bf_reactor *r, void *const *owners, const struct io_uring_sqe *sqes, unsigned count)
+{
+    INVARIANT(count <= REACTOR_CHAIN_MAX);
+    for (unsigned i = 0; i < count; i++) {
+        int rc = check_flags(&sqes[i], i + 1 == count);
+        if (rc < 0)
+            return rc;
+    }
+    bf_uring_reserve(&r->uring, count); /* a link ends where a submission ends */
+    for (unsigned i = 0; i < count; i++) {
+        struct io_uring_sqe *sqe = bf_uring_entry(&r->uring);
+        *sqe = sqes[i];
+        sqe->user_data = tag_owner(owners[i]);
+    }
+    return 0;
+}
+
+void bf_reactor_cancel_owned(struct bf_reactor *r, const void *owner)
+{
+    cancel(r, tag_owner(owner));
 }
 
 void bf_reactor_wake(struct bf_reactor *r, const uint32_t *word)
@@ -196,6 +244,14 @@ bool bf_reactor_next(struct bf_reactor *r, struct bf_event *event)
         case TAG_MAILBOX:
             event->kind = BF_EVENT_MAILBOX;
             event->result = cqe->res;
+            told = true;
+            break;
+        case TAG_OWNED:
+            event->kind = BF_EVENT_OWNED;
+            event->owner = (void *)(uintptr_t)(cqe->user_data & OWNER_MASK);
+            event->result = cqe->res;
+            event->flags = cqe->flags;
+            event->more = (cqe->flags & IORING_CQE_F_MORE) != 0;
             told = true;
             break;
         case TAG_QUIET:

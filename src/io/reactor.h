@@ -18,14 +18,18 @@ enum bf_event_kind {
     BF_EVENT_GONE,    /* the lock directory itself is gone */
     BF_EVENT_BELL,    /* the wait on slot `slot` of generation `generation` is over, with `result` */
     BF_EVENT_MAILBOX, /* the wait on the shard's own word is over */
+    BF_EVENT_OWNED,   /* a completion of the operation that was started for `owner` */
 };
 
 struct bf_event {
     enum bf_event_kind kind;
     uint32_t slot;
     uint32_t generation;
-    int32_t result;   /* 0 woken, -EAGAIN the word had changed, -ECANCELED, -EFAULT the segment is gone */
-    bool closed;      /* FILE: somebody who could write to it closed it */
+    int32_t result; /* 0 woken, -EAGAIN the word had changed, -ECANCELED, -EFAULT the segment is gone */
+    bool closed;    /* FILE: somebody who could write to it closed it */
+    bool more;      /* OWNED: not the last completion */
+    uint32_t flags; /* OWNED: the completion's */
+    void *owner;
     const char *name; /* valid until the next bf_reactor_next() */
 };
 
@@ -56,6 +60,15 @@ void bf_reactor_wait_bell(struct bf_reactor *r, const uint32_t *word, uint32_t v
 void bf_reactor_cancel_bell(struct bf_reactor *r, uint32_t slot, uint32_t generation);
 void bf_reactor_wait_mailbox(struct bf_reactor *r, const uint32_t *word, uint32_t value);
 void bf_reactor_cancel_mailbox(struct bf_reactor *r);
+
+/*
+ * Start operations that others filled in, side by side in one submission; each completion comes as an event with its
+ * owner. `user_data` is overwritten. BELFRY_EOPTION, and nothing was prepared, for flags with which no completion would
+ * come, or with which the operation would wait for ours or ours for it. At most REACTOR_CHAIN_MAX.
+ */
+#define REACTOR_CHAIN_MAX 64u
+int bf_reactor_start(struct bf_reactor *r, void *const *owners, const struct io_uring_sqe *sqes, unsigned count);
+void bf_reactor_cancel_owned(struct bf_reactor *r, const void *owner);
 
 /* Wake everybody who waits on a word. */
 void bf_reactor_wake(struct bf_reactor *r, const uint32_t *word);

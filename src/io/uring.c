@@ -127,6 +127,13 @@ struct io_uring_sqe *bf_uring_entry(struct bf_uring *u)
     return sqe;
 }
 
+void bf_uring_reserve(struct bf_uring *u, unsigned count)
+{
+    if (io_uring_sq_space_left(&u->ring) < count)
+        bf_uring_submit(u);
+    INVARIANT(io_uring_sq_space_left(&u->ring) >= count);
+}
+
 void bf_uring_submit(struct bf_uring *u)
 {
     while (io_uring_sq_ready(&u->ring) > 0) {

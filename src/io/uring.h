@@ -16,7 +16,7 @@
 
 #define URING_BUFFERS 16u /* a power of two; for inotify events */
 #define URING_BUFFER_BYTES 4096u
-#define URING_BUFFER_GROUP 1u
+#define URING_BUFFER_GROUP 65535u /* the last there is: users of the uring begin with the first */
 
 struct bf_uring {
     struct io_uring ring;
@@ -32,6 +32,9 @@ void bf_uring_close(struct bf_uring *u);
 
 /* A free submission entry; when there is none, what is prepared is submitted first. Never NULL. */
 struct io_uring_sqe *bf_uring_entry(struct bf_uring *u);
+
+/* Make room: the next `count` entries go out in one submission. At most as many as the uring has. */
+void bf_uring_reserve(struct bf_uring *u, unsigned count);
 
 void bf_uring_submit(struct bf_uring *u);
 

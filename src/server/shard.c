@@ -16,6 +16,7 @@
 #include "base/order.h"
 #include "base/os.h"
 #include "server/conn.h"
+#include "server/io.h"
 #include "server/listener.h"
 #include "server/server.h"
 #include "server/sleep.h"
@@ -146,6 +147,9 @@ static bool collect(struct bf_shard *s)
             break;
         case BF_EVENT_MAILBOX:
             s->mailbox_armed = false;
+            break;
+        case BF_EVENT_OWNED:
+            bf_io_done(s, &event);
             break;
         }
     }
@@ -305,8 +309,10 @@ static void continue_stopping(struct bf_shard *s)
         s->stopping = s->rescan = true;
         bf_timers_drop(&s->timers);
     }
+    if (s->stopping && s->ios != NULL)
+        bf_io_stop(s);
     if (s->stopping && !s->rescan && s->dirty.first == NULL)
-        s->finished = s->waits_armed == 0 && s->pool.active == 0 && s->inbox == NULL;
+        s->finished = s->waits_armed == 0 && s->pool.active == 0 && s->inbox == NULL && s->ios == NULL;
 }
 
 /* Returns whether there was anything to do. */

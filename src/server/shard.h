@@ -71,6 +71,10 @@ struct bf_shard {
     bool finished;
     bool told_start; /* on_shard_start said yes */
 
+    /* the user's own operations in flight */
+    struct belfry_io_link *ios;
+    int64_t io_cancel_at_ns; /* when stopping */
+
     struct bf_timers timers; /* begins with what an idle turn looks at */
 
     /* start-up handshake, under the server's mutex */

@@ -119,6 +119,8 @@ static int64_t sleep_limit(struct bf_shard *s)
         next = bf_min(next, s->sweep_at_ns);
     if (s->timers.count > 0)
         next = bf_min(next, bf_timers_next_ns(&s->timers));
+    if (s->stopping && s->ios != NULL)
+        next = bf_min(next, s->io_cancel_at_ns);
     if (s->pool.refill_after_ns > now)
         next = bf_min(next, s->pool.refill_after_ns);
     if (next == INT64_MAX)

@@ -12,9 +12,12 @@
 #include "base/error.h"
 #include "base/order.h"
 #include "base/os.h"
+#include "server/io.h"
 #include "server/obituary.h"
 #include "server/server.h"
 #include "server/sleep.h"
+
+#define CLOSE_LOOK_NS 10000000ll
 
 static _Thread_local struct bf_shard *self;
 
@@ -102,19 +105,30 @@ static int open_shard(struct bf_shard *s)
     return rc;
 }
 
-/* Also for a half-opened one. No wait is armed any more but, perhaps, the mailbox's. */
-static void close_shard(struct bf_shard *s)
+/* After a start that failed there may be operations of the user's; else nothing is armed but, perhaps, the mailbox. */
+static void end_waits(struct bf_shard *s)
 {
     struct bf_event event;
-    bf_timers_drop(&s->timers); /* of a start that failed */
-    if (s->mailbox_armed) {
+    s->stopping = true; /* nothing new is started */
+    if (s->mailbox_armed)
         bf_reactor_cancel_mailbox(&s->reactor);
-        while (s->mailbox_armed) {
-            bf_reactor_sleep(&s->reactor, -1);
-            while (bf_reactor_next(&s->reactor, &event))
-                s->mailbox_armed &= event.kind != BF_EVENT_MAILBOX;
+    while (s->mailbox_armed || s->ios != NULL) {
+        if (s->ios != NULL)
+            bf_io_stop(s);
+        bf_reactor_sleep(&s->reactor, s->ios != NULL ? CLOSE_LOOK_NS : -1);
+        while (bf_reactor_next(&s->reactor, &event)) {
+            s->mailbox_armed &= event.kind != BF_EVENT_MAILBOX;
+            if (event.kind == BF_EVENT_OWNED)
+                bf_io_done(s, &event);
         }
     }
+}
+
+/* Also for a half-opened one. */
+static void close_shard(struct bf_shard *s)
+{
+    bf_timers_drop(&s->timers);
+    end_waits(s);
     if (s->reactor.uring.open)
         bf_reactor_close(&s->reactor);
     if (s->pool.slots != NULL)

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -429,4 +430,62 @@ Test(reactor, leaves_nothing_open_when_it_cannot_watch)
     expect_eq(bf_reactor_open(&other, 8, missing, scene.service), -ENOENT);
     expect_eq(bf_reactor_open(&other, 8, scene.locks, missing), -ENOENT);
     expect_eq(fixture_count_fds(), before);
+}
+
+/* --- operations of others ---------------------------------------------------------------------------------------------- */
+
+Test(reactor, tells_an_owner_of_each_completion)
+{
+    struct io_uring_sqe sqes[2];
+    int mine, yours;
+    void *owners[2] = {&mine, &yours};
+    io_uring_prep_nop(&sqes[0]);
+    io_uring_prep_read(&sqes[1], -1, &mine, sizeof mine, 0);
+    sqes[0].flags |= IOSQE_IO_LINK;
+    sqes[0].user_data = sqes[1].user_data = UINT64_MAX;
+    expect_rc(bf_reactor_start(&scene.reactor, owners, sqes, 2), 0);
+    struct bf_event event = next_event();
+    expect_eq(event.kind, BF_EVENT_OWNED);
+    expect(event.owner == &mine && event.result == 0 && !event.more);
+    event = next_event();
+    expect_eq(event.kind, BF_EVENT_OWNED);
+    expect(event.owner == &yours && event.result == -EBADF);
+}
+
+Test(reactor, starts_all_of_a_chain_or_nothing)
+{
+    struct io_uring_sqe sqes[2];
+    int mine, yours;
+    void *owners[2] = {&mine, &yours};
+    struct bf_event event;
+    io_uring_prep_nop(&sqes[0]);
+    io_uring_prep_nop(&sqes[1]);
+    sqes[0].flags |= IOSQE_IO_LINK;
+    sqes[1].flags |= IOSQE_IO_DRAIN;
+    expect_rc(bf_reactor_start(&scene.reactor, owners, sqes, 2), BELFRY_EOPTION);
+    bf_reactor_submit(&scene.reactor);
+    expect(!bf_reactor_next(&scene.reactor, &event));
+    sqes[1].flags = IOSQE_BUFFER_SELECT;
+    sqes[1].buf_group = URING_BUFFER_GROUP;
+    expect_rc(bf_reactor_start(&scene.reactor, owners, sqes, 2), BELFRY_EOPTION);
+    expect_in(belfry_last_error(), "buffer group");
+}
+
+Test(reactor, cancels_for_an_owner)
+{
+    struct io_uring_sqe sqe;
+    int mine, pipes[2];
+    void *owners[1] = {&mine};
+    expect_eq(pipe2(pipes, O_CLOEXEC), 0);
+    io_uring_prep_poll_multishot(&sqe, pipes[0], POLLIN);
+    expect_rc(bf_reactor_start(&scene.reactor, owners, &sqe, 1), 0);
+    expect_eq(write(pipes[1], "x", 1), 1);
+    struct bf_event event = next_event();
+    expect(event.owner == &mine && event.more && (event.result & POLLIN) != 0);
+    bf_reactor_cancel_owned(&scene.reactor, &mine);
+    event = next_event();
+    expect(event.owner == &mine && !event.more);
+    expect_eq(event.result, -ECANCELED);
+    close(pipes[0]);
+    close(pipes[1]);
 }

@@ -78,6 +78,8 @@ static void note_and_push(belfry_timer *t, void *user)
         results_bad++;
 }
 
+TestSuite(timer_shard, .timeout = 120);
+
 /* --- time --------------------------------------------------------------------------------------------------------------- */
 
 static void set_in_30_ms(belfry_conn *conn)
