@@ -6,7 +6,7 @@
  * nothing is too far away. A timer stands in the level of the highest digit (of six bits) in which its tick differs
  * from the wheel's own, in the slot of that digit. So everything in a level is due before anything in a higher one, and
  * the next slot to open is found with two looks at bitmaps. Setting and cancelling touch the timer, a list and a bit:
- * no allocation, no system call, and but for the first timer no look at the clock (decisions/00XX).
+ * no allocation, no system call, and but for the first timer no look at the clock (decisions/0014).
  *
  * The wheel is told the time by its caller, so a test can make it up.
  */

@@ -695,6 +695,63 @@ Test(io, stop_cancels_again_what_began_after_its_first_cancel)
     end(c);
 }
 
+/* The shard's own file, so to say: opened with it, closed with it. */
+static int start_rc;
+static uint32_t done_before_stop;
+
+static int on_shard_start(belfry_server *s, uint32_t shard, void *user)
+{
+    (void)s, (void)shard, (void)user;
+    start_pipe_read(&ops[0]);
+    return start_rc;
+}
+
+static void on_shard_stop(belfry_server *s, uint32_t shard, void *user)
+{
+    struct io_uring_sqe sqe;
+    (void)s, (void)shard, (void)user;
+    done_before_stop = load_acquire(&done);
+    io_uring_prep_nop(&sqe);
+    rc[1] = start(&ops[1], &sqe);
+}
+
+static void prepare_shard_hooks(void)
+{
+    server_fixture_init(&server);
+    server.options.on_message = on_message;
+    server.options.on_shard_start = on_shard_start;
+    server.options.on_shard_stop = on_shard_stop;
+    for (unsigned i = 0; i < 2; i++)
+        belfry_io_init(&ops[i].io, note, &ops[i]);
+    expect_eq(pipe2(fds, O_CLOEXEC), 0);
+    expect_rc(belfry_server_create(&server.server, &server.options), 0);
+}
+
+Test(io, is_over_when_its_shard_stops)
+{
+    prepare_shard_hooks();
+    expect_rc(belfry_server_start(server.server), 0);
+    expect_rc(rc[0], 0);
+    server_fixture_stop(&server);
+    expect_eq(done_before_stop, 1);
+    expect_eq(done, 1);
+    expect_eq(rc[1], BELFRY_ESTATE);
+}
+
+Test(io, is_over_when_its_shard_has_failed_to_start)
+{
+    prepare_shard_hooks();
+    start_rc = -ENOTBLK;
+    expect_rc(belfry_server_start(server.server), -ENOTBLK);
+    expect_rc(rc[0], 0);
+    expect_eq(done, 1);
+    expect(!belfry_io_in_flight(&ops[0].io));
+    start_rc = 0;
+    expect_rc(belfry_server_start(server.server), 0);
+    server_fixture_stop(&server);
+    expect_eq(done, 2);
+}
+
 Test(io, in_flight_costs_an_idle_shard_nothing)
 {
     belfry_client *c = begin();
