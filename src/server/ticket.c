@@ -255,11 +255,13 @@ static int gone(const belfry_ticket *t)
                     (unsigned long long)t->request);
 }
 
-/* The record that a ticket names, in *record, and its shard in *shard. */
+/* The record that a ticket names, in *record, and its shard in *shard; on an error both are NULL. */
 static int record_of(belfry_server *s, const belfry_ticket *t, struct bf_shard **shard, struct ticket_record **record)
 {
     uint32_t index = belfry_conn_id_shard(t->conn), chunk = t->place / TICKETS_PER_CHUNK;
     struct ticket_record *records = NULL;
+    *shard = NULL;
+    *record = NULL;
     if (index < s->shard_count && chunk < TICKET_CHUNKS_MAX)
         records = load_acquire(&s->shards[index].tickets.chunks[chunk]); /* partner: add_chunk */
     if (records == NULL)
