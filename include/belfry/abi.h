@@ -60,7 +60,16 @@ struct belfry_abi_extension {
 };
 
 #define BELFRY_ITEM_DEADLINE 1u      /* int64_t: ns on CLOCK_MONOTONIC; nobody waits for the reply after that */
+#define BELFRY_ITEM_WHOLE 2u         /* struct belfry_abi_whole, of the first PART of a message */
 #define BELFRY_ITEM_OPTIONAL 0x8000u /* a bit of the type: may be ignored */
+
+/* What the parts of a message make together. */
+struct belfry_abi_whole {
+    uint64_t bytes;
+    uint8_t kind;  /* enum belfry_kind */
+    uint8_t flags; /* BELFRY_FLAG_MORE */
+    uint8_t reserved[6];
+};
 
 /* The payload of a BELFRY_FAILURE entry: the status, then its sentence without a NUL. */
 struct belfry_abi_failure {
@@ -241,6 +250,9 @@ BELFRY_ABI_SIZE(belfry_abi_entry, 16);
 BELFRY_ABI_AT(belfry_abi_extension, bytes, 0);
 BELFRY_ABI_AT(belfry_abi_extension, item, 4);
 BELFRY_ABI_SIZE(belfry_abi_extension, 8);
+BELFRY_ABI_AT(belfry_abi_whole, kind, 8);
+BELFRY_ABI_AT(belfry_abi_whole, flags, 9);
+BELFRY_ABI_SIZE(belfry_abi_whole, 16);
 BELFRY_ABI_AT(belfry_abi_failure, status, 0);
 BELFRY_ABI_AT(belfry_abi_failure, text, 4);
 BELFRY_ABI_AT(belfry_abi_segment, magic, 0);

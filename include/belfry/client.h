@@ -107,6 +107,17 @@ BELFRY_API uint64_t belfry_client_late_replies(const belfry_client *c); /* dropp
 /* Give a message back. `m` is emptied; releasing an empty message does nothing. */
 BELFRY_API void belfry_release(belfry_client *c, belfry_message *m);
 
+/*
+ * A message larger than the ring takes at once (a quarter of it, less 16) travels in parts, and sends as any other. What
+ * of it does not fit yet waits in a copy, and leaves while you call, receive, wait in a poller or flush; until it has
+ * left, other sends are told -EAGAIN. belfry_flush() blocks until it has, or until `deadline`; what arrives meanwhile is
+ * kept for belfry_receive(). Closing does not wait. Returns 0 (also when nothing is leaving), -ETIMEDOUT, or how the
+ * connection ended. While a large message arrives, messages that you hold leave it less room: when that is none,
+ * receiving gives BELFRY_ESTATE until you release some.
+ */
+BELFRY_API int belfry_flush(belfry_client *c, int64_t deadline);
+BELFRY_API uint64_t belfry_client_unsent_bytes(const belfry_client *c); /* of the message that is leaving */
+
 /* The largest payload that this service takes, in bytes. */
 BELFRY_API size_t belfry_message_bytes_max(const belfry_client *c);
 

@@ -97,8 +97,9 @@ typedef struct belfry_server_options {
     uint32_t max_slots;         /* clients at most, split evenly over the shards; 1 to 1,048,576 */
     uint32_t warm_pool;         /* free slots kept ready, at most max_slots, split evenly; 0: make each on demand */
     uint32_t ring_bytes;        /* of each of the two rings of a slot; a power of two, 4,096 to 1 GiB */
-    uint32_t message_bytes_max; /* largest payload; 0: the most that the ring takes, ring_bytes / 4 - 16 */
-    uint32_t outbox_bytes_max;  /* kept for a client whose ring is full, 40 more per message; beyond: BELFRY_EBACKLOG */
+    uint32_t message_bytes_max; /* largest payload, up to 1 GiB; 0: what the ring takes at once, ring_bytes / 4 - 16 */
+    uint64_t whole_bytes_max;   /* for messages that arrive in parts, of all conns; 0: 256 MiB, or one message */
+    uint32_t outbox_bytes_max;  /* kept for a client whose ring is full, 48 more per message; beyond: BELFRY_EBACKLOG */
     uint32_t deferred_max;   /* deferred requests of one conn at most; no further one is read until some are answered */
     uint32_t claim_grace_ms; /* how long a lock file may stand unlocked or without a hello */
     enum belfry_spin spin;   /* how hard to poll before sleeping */
@@ -157,8 +158,8 @@ BELFRY_API uint64_t belfry_server_instance(const belfry_server *s);
 /*
  * Run `work` on the thread of shard `shard` (0 to shards - 1) in one of its next turns. Posts of one thread run in
  * their order. Every accepted post runs exactly once, at the latest when the shard stops. `user` is the caller's.
- * Allocates, does not block; a system call only if the shard sleeps. Not for signal handlers. Returns 0; BELFRY_EOPTION for no such shard; BELFRY_ESTATE
- * when the server does not run (nothing will be called); -ENOMEM.
+ * Allocates, does not block; a system call only if the shard sleeps. Not for signal handlers. Returns 0;
+ * BELFRY_EOPTION for no such shard; BELFRY_ESTATE when the server does not run (nothing will be called); -ENOMEM.
  */
 BELFRY_API int belfry_post(belfry_server *s, uint32_t shard, void (*work)(void *user), void *user);
 
@@ -174,18 +175,18 @@ BELFRY_API int belfry_broadcast(belfry_server *s, const void *data, size_t size)
 
 /*
  * Answer a deferred request, for the last time: with a copy of `size` bytes, or with a failure (as belfry_fail()). Room
- * for it is kept: it is never refused because the client reads slowly. Allocates, does not block. Returns 0: the answer is on its way. Else the ticket is worth nothing, and
- * this says why: -ECANCELED, BELFRY_EGONE (conn or server), BELFRY_EANSWERED (ended before: twice, or long ago). On
- * BELFRY_ETOOBIG, BELFRY_EOPTION (no ticket of this server) and -ENOMEM nothing has happened. Any thread, as long as the
- * server is not destroyed.
+ * for it is kept: it is never refused because the client reads slowly. Allocates, does not block. Returns 0: the answer
+ * is on its way. Else the ticket is worth nothing, and this says why: -ECANCELED, BELFRY_EGONE (conn or server),
+ * BELFRY_EANSWERED (ended before: twice, or long ago). On BELFRY_ETOOBIG, BELFRY_EOPTION (no ticket of this server) and
+ * -ENOMEM nothing has happened. Any thread, as long as the server is not destroyed.
  */
 BELFRY_API int belfry_complete(belfry_server *s, const belfry_ticket *t, const void *data, size_t size);
 BELFRY_API int belfry_complete_failed(belfry_server *s, const belfry_ticket *t, int status, const char *text);
 
 /*
  * One of several replies: the ticket stays open, and the client sees BELFRY_MORE. At most outbox_bytes_max of one ticket
- * wait for a client that reads slowly; beyond, BELFRY_EBACKLOG: then belfry_ticket_wait(). Replies said by one thread arrive in its order. Else as
- * belfry_complete(), but the codes do not end the ticket.
+ * wait for a client that reads slowly; beyond, BELFRY_EBACKLOG: then belfry_ticket_wait(). Replies said by one thread
+ * arrive in its order. Else as belfry_complete(), but the codes do not end the ticket.
  */
 BELFRY_API int belfry_complete_more(belfry_server *s, const belfry_ticket *t, const void *data, size_t size);
 

@@ -49,7 +49,8 @@ typedef struct belfry_counters {
     uint64_t cancels;              /* cancellations that clients sent */
     uint64_t answers_dropped;      /* what holders of tickets said when nobody waited any more */
     uint64_t expired;              /* requests not handed over, because their deadline had passed */
-    uint64_t reserved[10];
+    uint64_t whole_refused;        /* large messages for which there was no memory, or whole_bytes_max was reached */
+    uint64_t reserved[9];
 } belfry_counters;
 
 typedef struct belfry_statistics {

@@ -51,7 +51,7 @@ enum belfry_kind {
     BELFRY_FAILURE = 4, /* server to client: the request of that id failed, with a status and a sentence */
     BELFRY_ONE_WAY = 5, /* client to server, wants no reply */
     BELFRY_PUSH = 6,    /* server to client, answers nothing */
-    BELFRY_PART = 7,    /* reserved: part of a message larger than a quarter of the ring */
+    BELFRY_PART = 7,    /* part of a message larger than a quarter of the ring; never seen by a user */
     BELFRY_CANCEL = 8,  /* client to server: I no longer wait for that id; and back: nothing with that id will come */
     BELFRY_BYE = 9,     /* client to server: I leave on purpose */
 };

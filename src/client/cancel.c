@@ -61,6 +61,12 @@ void bf_client_say_cancels(struct belfry_client *c)
         client_tell(c, true);
 }
 
+bool bf_client_has_said_cancel(const struct belfry_client *c, uint64_t id)
+{
+    const struct client_late *late = late_find(c, id);
+    return late != NULL && late->said;
+}
+
 int bf_client_give_up(struct belfry_client *c, uint64_t id)
 {
     if (late_find(c, id) != NULL)
@@ -78,12 +84,13 @@ bool bf_client_is_late(struct belfry_client *c, uint8_t kind, uint8_t flags, uin
     struct client_late *late = late_find(c, id);
     if (late == NULL)
         return false;
-    bool last = kind != BELFRY_REPLY || (flags & BELFRY_FLAG_MORE) == 0;
     if (kind == BELFRY_CANCEL) {
         late_remove(c, late);
         return true;
     }
-    c->late_replies++;
+    bool last = kind == BELFRY_FAILURE || (kind == BELFRY_REPLY && (flags & BELFRY_FLAG_MORE) == 0);
+    if (kind != BELFRY_PART || flags != 0) /* of parts, the first counts */
+        c->late_replies++;
     if (last && !late->said) /* then the server need not be told any more */
         late_remove(c, late);
     return true;
@@ -100,6 +107,11 @@ int belfry_cancel(belfry_client *c, uint64_t id)
     if (rc < 0)
         return rc;
     bf_client_drop_stashed(c, id);
+    bf_large_forget(c, id);
+    if (client_is_leaving(c) && c->large->out.id == id) {
+        bf_large_stop(c);
+        return 0;
+    }
     return bf_client_give_up(c, id);
 }
 

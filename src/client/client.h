@@ -14,6 +14,7 @@
 #include "base/order.h"
 #include "base/spin.h"
 #include "shm/lobby.h"
+#include "shm/parts.h"
 #include "shm/ring.h"
 #include "shm/segment.h"
 
@@ -29,6 +30,27 @@ struct client_stashed {
 struct client_held {
     uint64_t end; /* ring position */
     bool released;
+};
+
+/*
+ * large.c: messages that are larger than the ring takes at once.
+ *
+ *              belfry_send_reserve              commit                all parts are in the ring
+ *     NOTHING ---------------------> RESERVED ----------> LEAVING ------------------------------> NOTHING
+ *                                                            | given up half-way     cancelled       ^
+ *                                                            +-----------> STOPPING -----------------+
+ */
+enum large_state { LARGE_NOTHING, LARGE_RESERVED, LARGE_LEAVING, LARGE_STOPPING };
+
+struct client_large {
+    enum large_state state;
+    bool refused_one; /* a send was told -EAGAIN because this is leaving */
+    uint64_t refused; /* its payload + 1 */
+    uint64_t reserved_bytes;
+    void *block; /* what the parts are read from, when it is ours */
+    struct parts_out out;
+    struct parts_in in;
+    struct client_stashed *arriving; /* where its parts are put */
 };
 
 /* A request whose caller has stopped waiting. */
@@ -55,8 +77,8 @@ struct belfry_client {
     const struct belfry_abi_recv *recv;
     const struct belfry_abi_slot *lobby_slot;
     struct belfry_abi_shard *shard;
-    uint32_t open_state;        /* the slot's state word from its claim to its end */
-    uint32_t message_bytes_max; /* of the service */
+    uint32_t open_state;   /* the slot's state word from its claim to its end */
+    uint32_t in_place_end; /* a shorter payload goes straight into the ring; 0: something is in its way */
     uint32_t fork_generation;
     int end_rc;       /* 0, or how it ended; the sentence is made again each time */
     bool server_dead; /* the lobby's lock is free */
@@ -79,6 +101,7 @@ struct belfry_client {
     struct client_held held_few[CLIENT_HELD_FEW];
     belfry_poller *poller;
     void *poller_tag;
+    struct client_large *large; /* what goes out, or comes in, in parts; NULL: nothing ever did */
 
     struct bf_spin spin;
     struct client_lobby *shared; /* the lobby */
@@ -144,11 +167,53 @@ void bf_client_tell(struct belfry_client *c, bool committed);
 /* wait.c: the second half of that, after a fence. */
 void bf_client_ring(struct belfry_client *c, bool committed);
 
+/*
+ * large.c: as ring_reserve(), for a payload that does not go straight into the ring: it is larger than that, or something
+ * larger is still leaving, or a large reservation is open. `in_place`: it would fit into one entry.
+ */
+int bf_large_reserve(struct belfry_client *c, size_t size, bool in_place, void **data);
+
+/* large.c: commit or abort a large reservation. */
+int bf_large_commit(struct belfry_client *c, enum belfry_kind kind, size_t size, int64_t deadline, uint64_t *id);
+void bf_large_abort(struct belfry_client *c);
+
+/* large.c: send the caller's own bytes in parts, which must stay until bf_large_push() has said 1 or bf_large_stop(). */
+int bf_large_begin(struct belfry_client *c, const void *data, size_t size, int64_t deadline, uint64_t *id);
+
+/* large.c: put what fits of the message that leaves into the ring. 1: nothing is left of it; 0: not yet; BELFRY_EPROTO. */
+int bf_large_push(struct belfry_client *c);
+
+/* large.c: the message that leaves is given up: it has not been executed, and its request will get no reply. */
+void bf_large_stop(struct belfry_client *c);
+
+/* large.c: a PART entry. 1: the message is whole, and in *m; 0: not yet; BELFRY_EPROTO, -ENOMEM. */
+int bf_large_take(struct belfry_client *c, const struct ring_entry *e, belfry_message *m);
+
+/* large.c: no further part can arrive, because messages that are held fill the ring. */
+bool bf_large_is_blocked(const struct belfry_client *c);
+
+/* large.c: the message that arrives is wanted no longer; what still comes of it is late. */
+void bf_large_forget(struct belfry_client *c, uint64_t id);
+
+/* large.c: nothing of either is left. */
+void bf_large_free(struct belfry_client *c);
+
+static inline bool client_is_leaving(const struct belfry_client *c)
+{
+    return c->large != NULL && c->large->state >= LARGE_LEAVING;
+}
+
+/* receive.c: keep a message of its own memory for belfry_release(). */
+void bf_client_hand_out(struct belfry_client *c, struct client_stashed *stashed, belfry_message *m);
+
 /* cancel.c: stop waiting for a request: tell the server, and drop what still comes. 0 or -ENOMEM. */
 int bf_client_give_up(struct belfry_client *c, uint64_t id);
 
 /* cancel.c: tell the server of what it could not be told before. */
 void bf_client_say_cancels(struct belfry_client *c);
+
+/* cancel.c: has the server been told that this request, which was given up, is? */
+bool bf_client_has_said_cancel(const struct belfry_client *c, uint64_t id);
 
 /* cancel.c: is this entry the answer to something given up, or the echo of it? Then it is to be dropped. */
 bool bf_client_is_late(struct belfry_client *c, uint8_t kind, uint8_t flags, uint64_t id);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/block.h"
 #include "base/build.h"
 #include "base/check.h"
 #include "base/error.h"
@@ -93,7 +94,7 @@ void belfry_client_options_init(belfry_client_options *o, size_t size)
 static void start_rings(struct belfry_client *c)
 {
     uint32_t ring_bytes = c->shared->lobby.geometry.ring_bytes;
-    c->message_bytes_max = c->shared->lobby.geometry.message_bytes_max;
+    c->in_place_end = (uint32_t)bf_min(ring_payload_max(ring_bytes), c->shared->lobby.geometry.message_bytes_max) + 1;
     uint8_t *out = (uint8_t *)c->send + SEGMENT_HEADER_BYTES;
     const uint8_t *in = (const uint8_t *)c->recv + SEGMENT_HEADER_BYTES;
     ring_producer_init(&c->out, out, ring_bytes, segment_colour(c->slot, SEGMENT_SEND), &c->recv->consumed);
@@ -220,7 +221,7 @@ static void stash_free(struct client_stashed *stashed)
 {
     while (stashed != NULL) {
         struct client_stashed *next = stashed->next;
-        free(stashed);
+        bf_block_free(stashed);
         stashed = next;
     }
 }
@@ -244,6 +245,7 @@ void belfry_close(belfry_client *c)
     }
     stash_free(c->stash_first);
     stash_free(c->stash_out);
+    bf_large_free(c);
     if (c->held != c->held_few)
         free(c->held);
     free(c->late);

@@ -204,7 +204,9 @@ static bool look_at(struct belfry_client *c, belfry_poll_event *event)
     bool readable = c->stash_first != NULL || !ring_is_empty(&c->in);
     if (!readable)
         readable = client_end(c) < 0;
-    bool writable = c->wanted != 0 && ring_has_room(&c->out, c->wanted - 1);
+    if (bf_unlikely(client_is_leaving(c)) && bf_large_push(c) < 0)
+        readable = true; /* the next receive says what is wrong */
+    bool writable = c->wanted != 0 && !client_is_leaving(c) && ring_has_room(&c->out, c->wanted - 1);
     if (!readable && !writable)
         return false;
     *event = (belfry_poll_event){.client = c, .tag = c->poller_tag, .readable = readable, .writable = writable};
@@ -265,6 +267,7 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
                 bf_spin_won(&p->spin);
             return found;
         }
+        belfry_poller_flush(p); /* a look may have moved parts of a large message */
         if (deadline <= 0)
             return 0;
         if (!polling)

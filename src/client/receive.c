@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/block.h"
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
@@ -37,7 +38,7 @@ static int held_grow(struct belfry_client *c)
 }
 
 /* Remember that everything up to `end` has been read. Returns its number, or a code. */
-static int64_t held_push(struct belfry_client *c, uint64_t end)
+static bf_inlined int64_t held_push(struct belfry_client *c, uint64_t end)
 {
     if (bf_unlikely(c->held_next - c->held_first == c->held_capacity)) {
         int rc = held_grow(c);
@@ -57,13 +58,30 @@ static void held_release(struct belfry_client *c, uint64_t number)
         client_tell(c, false); /* room is news */
 }
 
-/* A message that was stashed, and then handed out. */
-static void stash_release(struct client_stashed *stashed)
+/* A message with memory of its own, that was handed out. */
+static void stash_unlink(struct client_stashed *stashed)
 {
     *stashed->at = stashed->next;
     if (stashed->next != NULL)
         stashed->next->at = stashed->at;
-    free(stashed);
+}
+
+static void stash_release(struct client_stashed *stashed)
+{
+    stash_unlink(stashed);
+    bf_block_free(stashed);
+}
+
+/* Closing frees what is never released. */
+void bf_client_hand_out(struct belfry_client *c, struct client_stashed *stashed, belfry_message *m)
+{
+    stashed->next = c->stash_out;
+    stashed->at = &c->stash_out;
+    if (stashed->next != NULL)
+        stashed->next->at = &stashed->next;
+    c->stash_out = stashed;
+    *m = stashed->message;
+    m->cookie = (uintptr_t)stashed;
 }
 
 void belfry_release(belfry_client *c, belfry_message *m)
@@ -110,18 +128,46 @@ static int decode(const struct ring_entry *e, belfry_message *m)
     return 0;
 }
 
+/* A part of a message. 1: that one is whole, and in *m; 0: not yet; or a code. */
+static int take_part(struct belfry_client *c, const struct ring_entry *e, belfry_message *m)
+{
+    bool late = c->late_count != 0 && bf_client_is_late(c, e->kind, e->flags, e->id);
+    int64_t number = held_push(c, e->end);
+    int rc = number < 0 ? (int)number : 0;
+    if (rc == 0 && !late)
+        rc = bf_large_take(c, e, m);
+    if (rc < 0 && number >= 0)
+        c->held_next--; /* as if it had not been read */
+    if (rc == BELFRY_EPROTO)
+        c->end_rc = bf_error(rc, "the server \"%s\" broke the format of its parts", c->shared->lobby.geometry.service);
+    if (rc < 0)
+        return rc;
+    ring_advance(&c->in, e);
+    held_release(c, (uint64_t)number);
+    return rc;
+}
+
 /*
  * The next message that the ring has for somebody: 1 and a message whose cookie is set, 0: none, or a code. Late replies
- * and kinds that a client does not know are dropped.
+ * and kinds that a client does not know are dropped. Of parts, no more than a ring is taken at once: the server may be
+ * as fast as we are, and others of this thread want their turn, too.
  */
 static int take_from_ring(struct belfry_client *c, belfry_message *m)
 {
     struct ring_entry e;
+    const uint64_t enough = c->in.position + c->in.capacity;
     for (;;) {
         c->taken_at = c->in.position;
         int rc = ring_peek(&c->in, &e);
         if (rc == 0)
             return 0;
+        if (rc > 0 && bf_unlikely(e.kind == BELFRY_PART)) {
+            struct ring_entry part = e; /* so that `e` can stay in registers */
+            rc = take_part(c, &part, m);
+            if (rc != 0 || c->in.position >= enough)
+                return rc;
+            continue;
+        }
         if (rc > 0)
             rc = decode(&e, m);
         if (bf_unlikely(rc < 0)) {
@@ -147,23 +193,29 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
 /* Copy a message that is not for the call that found it, and free its room. */
 static int stash(struct belfry_client *c, belfry_message *m)
 {
-    struct client_stashed *stashed = malloc(sizeof *stashed + m->size);
-    if (stashed == NULL) { /* as if it had not been read */
-        c->held_next--;
-        c->in.position = c->taken_at;
-        return bf_error(-ENOMEM, "no memory to keep a message of %zu bytes", m->size);
+    struct client_stashed *stashed;
+    if ((m->cookie & 1) == 0) { /* it has memory of its own already */
+        stashed = (struct client_stashed *)(uintptr_t)m->cookie;
+        stash_unlink(stashed);
+    } else {
+        stashed = bf_block_alloc(sizeof *stashed + m->size);
+        if (stashed == NULL) { /* as if it had not been read */
+            c->held_next--;
+            c->in.position = c->taken_at;
+            return bf_error(-ENOMEM, "no memory to keep a message of %zu bytes", m->size);
+        }
+        memcpy(stashed->data, m->data, m->size);
+        stashed->message = *m;
+        stashed->message.data = stashed->data;
+        belfry_release(c, m);
     }
-    memcpy(stashed->data, m->data, m->size);
+    *m = (belfry_message){0};
     stashed->next = NULL;
-    stashed->message = *m;
-    stashed->message.data = stashed->data;
-    stashed->message.cookie = (uintptr_t)stashed;
     if (c->stash_last != NULL)
         c->stash_last->next = stashed;
     else
         c->stash_first = stashed;
     c->stash_last = stashed;
-    belfry_release(c, m);
     return 0;
 }
 
@@ -197,7 +249,7 @@ void bf_client_drop_stashed(struct belfry_client *c, uint64_t id)
     struct client_stashed *stashed;
     while ((stashed = stash_take(c, id)) != NULL) {
         c->late_replies++;
-        free(stashed);
+        bf_block_free(stashed);
     }
 }
 
@@ -206,13 +258,7 @@ static bool take_from_stash(struct belfry_client *c, uint64_t id, belfry_message
     struct client_stashed *stashed = stash_take(c, id);
     if (stashed == NULL)
         return false;
-    /* Closing frees what is never released. */
-    stashed->next = c->stash_out;
-    stashed->at = &c->stash_out;
-    if (stashed->next != NULL)
-        stashed->next->at = &stashed->next;
-    c->stash_out = stashed;
-    *m = stashed->message;
+    bf_client_hand_out(c, stashed, m);
     return true;
 }
 
@@ -226,6 +272,17 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
         return ring_is_empty(&c->in) ? rc : 0; /* the end is stored after the last entry */
     if (bf_unlikely(c->unsaid_count > 0))
         bf_client_say_cancels(c);
+    if (bf_unlikely(client_is_leaving(c))) {
+        rc = bf_large_push(c);
+        if (rc < 0)
+            return c->end_rc = bf_error(rc, "the server \"%s\" broke the format of its segment",
+                                        c->shared->lobby.geometry.service);
+        if (rc > 0)
+            return 0; /* it has left: whoever waited for that need not sleep */
+    }
+    if (bf_unlikely(bf_large_is_blocked(c)))
+        return bf_error(BELFRY_ESTATE,
+                        "a large message is arriving, and those that are held leave it no room: release them");
     if (deadline_ns <= 0)
         return -ETIMEDOUT;
     if (bf_unlikely(c->corked)) /* what we wait for may be the answer to what the poller has kept back, of any member */
@@ -277,7 +334,7 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
         if (bf_unlikely(c->unsaid_count > 0))
             bf_client_say_cancels(c);
         bool asks = c->poller == NULL || deadline > 0; /* else the poller says so, until a send succeeds */
-        if (bf_unlikely(c->wanted != 0) && asks && ring_has_room(&c->out, c->wanted - 1)) {
+        if (bf_unlikely(c->wanted != 0) && asks && !client_is_leaving(c) && ring_has_room(&c->out, c->wanted - 1)) {
             c->wanted = 0;
             return bf_error(-EAGAIN, "the ring to \"%s\" has room again", c->shared->lobby.geometry.service);
         }
@@ -292,25 +349,60 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
     return bf_min(rc, 0);
 }
 
+/* A step of whoever waits for room: take in what comes, or sleep. 0: try again; or a code. */
+static int wait_for_room(struct belfry_client *c, bool *polling, int64_t deadline)
+{
+    belfry_message other;
+    int rc = take_from_ring(c, &other);
+    return rc > 0 ? keep(c, &other, deadline) : rc == 0 ? wait_for_news(c, polling, deadline) : rc;
+}
+
+/* Send the request of a call that travels in parts: they are read from the caller's memory. */
+static int call_send_large(belfry_client *c, const void *data, size_t size, uint64_t *id, int64_t deadline)
+{
+    bool polling = false, begun = false;
+    for (;;) {
+        int rc = client_end(c);
+        if (rc == 0 && !client_is_leaving(c)) {
+            if (begun)
+                return 0;
+            rc = bf_min(bf_large_begin(c, data, size, deadline, id), 0);
+            begun = true;
+        } else if (rc == 0) {
+            rc = wait_for_room(c, &polling, deadline); /* of ours, or of what is in the way */
+        }
+        if (rc < 0) {
+            if (begun && client_is_leaving(c))
+                bf_large_stop(c);
+            return rc == -ETIMEDOUT ? timed_out(c) : rc;
+        }
+    }
+}
+
 /* Send the request of a call, taking messages in while the ring is full. */
 static int call_send(belfry_client *c, const void *data, size_t size, uint64_t *id, int64_t deadline)
 {
     bool polling = false;
-    belfry_message other;
     for (;;) {
         int rc = belfry_send_until(c, data, size, deadline, id);
         if (bf_likely(rc != -EAGAIN))
             return rc;
-        rc = take_from_ring(c, &other);
-        if (rc > 0)
-            rc = keep(c, &other, deadline);
-        else if (rc == 0)
-            rc = wait_for_news(c, &polling, deadline);
+        rc = wait_for_room(c, &polling, deadline);
         if (rc < 0) {
-            c->wanted = 0; /* nobody asks for that room any more */
+            if (!client_is_leaving(c))
+                c->wanted = 0; /* nobody asks for that room any more */
             return rc == -ETIMEDOUT ? timed_out(c) : rc;
         }
     }
+}
+
+int belfry_flush(belfry_client *c, int64_t deadline)
+{
+    bool polling = false;
+    int rc = client_check(c);
+    while (rc == 0 && client_is_leaving(c))
+        rc = wait_for_room(c, &polling, deadline);
+    return rc == -ETIMEDOUT ? timed_out(c) : rc;
 }
 
 /* The status of a failed request, with its sentence; gives the message back. */
@@ -349,9 +441,16 @@ int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message 
 {
     uint64_t id;
     *reply = (belfry_message){0};
-    int rc = call_send(c, data, size, &id, deadline);
+    int rc = client_check(c);
+    uint32_t block = deadline == BELFRY_FOREVER ? 0 : extension_item_bytes(sizeof deadline);
+    bool large = block + size > ring_payload_max(c->out.capacity) && size <= belfry_message_bytes_max(c);
+    if (rc == 0)
+        rc = bf_unlikely(large) ? call_send_large(c, data, size, &id, deadline)
+                                : call_send(c, data, size, &id, deadline);
     if (bf_unlikely(rc < 0))
         return rc;
+    if (bf_unlikely(large) && take_from_stash(c, id, reply)) /* refused before all of it had left */
+        return reply->status < 0 ? failed(c, reply) : 0;
     rc = await(c, id, reply, deadline);
     if (bf_unlikely(rc == -ETIMEDOUT && client_end(c) == 0)) {
         bf_client_give_up(c, id); /* without memory for that, belfry_receive() will hand out the reply */

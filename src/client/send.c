@@ -11,14 +11,18 @@
 static int too_big(const struct belfry_client *c, size_t size)
 {
     return bf_error(BELFRY_ETOOBIG, "a message of %zu bytes is larger than the %u that \"%s\" takes: send it in pieces",
-                    size, c->message_bytes_max, c->shared->lobby.geometry.service);
+                    size, c->shared->lobby.geometry.message_bytes_max, c->shared->lobby.geometry.service);
 }
 
 /* Why there is no room for an entry of `bytes`. */
 static int no_room(struct belfry_client *c, int rc, size_t bytes)
 {
     switch (rc) {
+    case -ENOMEM:
+        return rc;
     case -EAGAIN:
+        if (client_is_leaving(c)) /* it wants room, too, and said so */
+            return rc;
         c->wanted = bytes + 1;
         return bf_error(rc, "the ring to \"%s\" is full: receive something, then send again",
                         c->shared->lobby.geometry.service);
@@ -30,14 +34,30 @@ static int no_room(struct belfry_client *c, int rc, size_t bytes)
     }
 }
 
+/* For what does not go straight into the ring. In a large reservation there is no room for the block, and no need. */
+static int reserve_slowly(belfry_client *c, size_t size, uint32_t block, void **data)
+{
+    if (size > belfry_message_bytes_max(c))
+        return too_big(c, size);
+    int rc = client_end(c);
+    if (rc < 0)
+        return rc;
+    bool in_place = block + size <= ring_payload_max(c->out.capacity);
+    rc = bf_large_reserve(c, in_place ? block + size : size, in_place, data);
+    if (rc < 0)
+        return no_room(c, rc, block + size);
+    c->wanted = 0;
+    return 0;
+}
+
 /* Room for a payload of `size` behind a block of `block` bytes. */
 static bf_inlined int reserve(belfry_client *c, size_t size, uint32_t block, void **data)
 {
     int rc = client_check(c);
     if (bf_unlikely(rc < 0))
         return rc;
-    if (bf_unlikely(size > c->message_bytes_max))
-        return too_big(c, size);
+    if (bf_unlikely(block + size >= c->in_place_end))
+        return reserve_slowly(c, size, block, data);
     rc = client_end(c);
     if (bf_unlikely(rc < 0))
         return rc;
@@ -59,7 +79,7 @@ int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uin
     if (bf_unlikely(rc < 0))
         return rc;
     if (bf_unlikely(c->out.reserved == 0 || size >= c->out.reserved))
-        return bf_error(BELFRY_ESTATE, "commit without a reservation, or of more than was reserved");
+        return bf_large_commit(c, kind, size, BELFRY_FOREVER, id);
     if (bf_unlikely(kind != BELFRY_REQUEST && kind != BELFRY_ONE_WAY))
         return bf_error(BELFRY_EOPTION, "a client sends requests and one-way messages, not kind %d", (int)kind);
     uint64_t number = kind == BELFRY_REQUEST ? c->next_id++ : 0;
@@ -73,6 +93,7 @@ int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uin
 void belfry_send_abort(belfry_client *c)
 {
     ring_abort(&c->out);
+    bf_large_abort(c);
 }
 
 static int send_copy(belfry_client *c, enum belfry_kind kind, const void *data, size_t size, uint64_t *id)
@@ -101,11 +122,15 @@ int belfry_send_until(belfry_client *c, const void *data, size_t size, int64_t d
     struct extension x = {.deadline_ns = bf_max(deadline, 1)};
     uint32_t block = extension_bytes(&x);
     uint8_t *room = NULL;
-    if (deadline == BELFRY_FOREVER || block + size > ring_payload_max(c->out.capacity))
-        return belfry_send(c, data, size, id); /* the message counts more than its deadline */
+    if (deadline == BELFRY_FOREVER)
+        return belfry_send(c, data, size, id);
     int rc = reserve(c, size, block, (void **)&room);
     if (bf_unlikely(rc < 0))
         return rc;
+    if (bf_unlikely(c->out.reserved == 0)) { /* it is large: the parts say until when */
+        memcpy(room, data, size);
+        return bf_large_commit(c, BELFRY_REQUEST, size, deadline, id);
+    }
     extension_write(room, &x);
     if (size > 0)
         memcpy(room + block, data, size);

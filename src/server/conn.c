@@ -8,11 +8,12 @@
 #include "server/conn.h"
 
 #include <errno.h>
+#include <string.h>
 
+#include "base/block.h"
 #include "base/check.h"
 #include "base/os.h"
 #include "server/server.h"
-#include "shm/extension.h"
 
 #define BUDGET_MESSAGES 16 /* per conn and turn */
 #define BUDGET_BYTES 262144u
@@ -40,10 +41,27 @@ static void clear_outbox(struct belfry_conn *conn)
     conn->halted &= (uint8_t)~HALTED_BY_OUTBOX;
 }
 
+void bf_conn_forget_whole(struct belfry_conn *conn)
+{
+    struct belfry_server *server = conn->shard->server;
+    if (conn->whole.data != NULL)
+        sub_acq_rel(&server->whole_bytes, conn->whole.bytes);
+    conn->whole.data = NULL;
+}
+
+static void drop_whole(struct belfry_conn *conn)
+{
+    void *block = conn->whole.data;
+    bf_conn_forget_whole(conn);
+    bf_block_free(block);
+    conn->whole.open = false;
+}
+
 void bf_conn_free(struct belfry_conn *conn)
 {
     INVARIANT(conn->tickets == NULL);
     clear_outbox(conn);
+    drop_whole(conn);
     bf_arena_free(&conn->shard->arena, conn);
 }
 
@@ -55,59 +73,104 @@ static void resume_reading(struct belfry_conn *conn)
     store_relaxed(&conn->slot->lobby->parked, 0); /* it is polled again */
 }
 
+/* A part of the oldest message, or several. As parts_send(). */
+static int send_parts(struct belfry_conn *conn, struct outbox_message *message)
+{
+    struct parts_out parts = {.data = message->payload,
+                              .bytes = message->bytes,
+                              .sent = message->sent,
+                              .id = message->id,
+                              .kind = message->kind,
+                              .flags = message->flags};
+    bool moved = false;
+    int rc = parts_send(&conn->out, &parts, BUDGET_BYTES, &moved);
+    message->sent = parts.sent;
+    conn->committed |= moved;
+    return rc;
+}
+
+/* As parts_send(). */
+static int send_whole(struct belfry_conn *conn, const struct outbox_message *message)
+{
+    void *data;
+    int rc = ring_reserve(&conn->out, message->bytes, &data);
+    if (rc < 0)
+        return rc == -EAGAIN ? 0 : rc;
+    memcpy(data, message->payload, message->bytes);
+    ring_commit(&conn->out, message->kind, message->flags, message->id, message->bytes);
+    conn->committed = true;
+    return 1;
+}
+
+/* Returns whether something moved, or BELFRY_EPROTO. */
 static int flush_outbox(struct belfry_conn *conn)
 {
-    int sent = 0;
-    while (!outbox_is_empty(&conn->outbox)) {
+    uint64_t bytes = 0, position = conn->out.position;
+    while (!outbox_is_empty(&conn->outbox) && bytes < BUDGET_BYTES) {
         struct outbox_message *message = conn->outbox.first;
-        void *data;
-        int rc = ring_reserve(&conn->out, message->bytes, &data);
-        if (rc == -EAGAIN)
-            return sent;
+        bool in_parts = message->bytes > ring_payload_max(conn->out.capacity);
+        int rc = in_parts ? send_parts(conn, message) : send_whole(conn, message);
         if (rc < 0)
             return rc;
-        __builtin_memcpy(data, message->payload, message->bytes);
-        ring_commit(&conn->out, message->kind, message->flags, message->id, message->bytes);
-        conn->committed = true;
+        if (rc == 0)
+            break;
+        bytes += bf_min(message->bytes, BUDGET_BYTES);
         counter_add(&conn->shard->counters->outbox_bytes, -(int64_t)outbox_cost(message->bytes));
         outbox_drop_first(&conn->outbox, &conn->shard->arena);
-        sent++;
     }
-    resume_reading(conn);
-    return sent;
+    if (outbox_is_empty(&conn->outbox))
+        resume_reading(conn);
+    return conn->out.position != position;
+}
+
+/* Would flush_outbox() move anything? */
+static bool outbox_has_room(struct belfry_conn *conn)
+{
+    const struct outbox_message *message = conn->outbox.first;
+    struct parts_out parts = {.bytes = message->bytes, .sent = message->sent};
+    bool in_parts = message->bytes > ring_payload_max(conn->out.capacity);
+    return ring_has_room(&conn->out, in_parts ? parts_next_payload(&parts, conn->out.capacity) : message->bytes);
 }
 
 /* --- ring to handler --------------------------------------------------------------------------------------------- */
 
-static inline void hand_over(struct belfry_conn *conn, const struct ring_entry *e, uint32_t block, int64_t deadline_ns)
+static inline void hand_over(struct belfry_conn *conn, const belfry_message *message)
 {
     const belfry_server_options *o = conn->shard->options;
-    belfry_message message = {.data = (const uint8_t *)e->data + block,
-                              .size = e->bytes - block,
-                              .id = e->id,
-                              .kind = e->kind,
-                              .cookie = (uint64_t)deadline_ns};
-    conn->request_id = e->id;
-    conn->request_open = e->kind == BELFRY_REQUEST;
+    conn->request_id = message->id;
+    conn->request_open = message->kind == BELFRY_REQUEST;
     conn->in_handler = true;
-    o->on_message(conn, &message, o->user);
+    o->on_message(conn, message, o->user);
     conn->in_handler = false;
     if (conn->reservation != RESERVED_NONE)
         belfry_reply_abort(conn);
     if (bf_unlikely(conn->request_open)) {
         counter_add(&conn->shard->counters->unanswered, 1);
-        if (bf_conn_fail(conn, e->id, BELFRY_EUNANSWERED, NULL) < 0)
+        if (bf_conn_fail(conn, conn->request_id, BELFRY_EUNANSWERED, NULL) < 0)
             conn->halted |=
                 HALTED_BY_KICK; /* no memory for so little: better no conn than a client that waits for ever */
     }
 }
 
 /* 0, or the end of a conn whose client did what cannot be. */
-static int refuse(struct belfry_conn *conn, const struct ring_entry *e, int status)
+static int refuse(struct belfry_conn *conn, uint8_t kind, uint64_t id, int status)
 {
-    if (e->kind != BELFRY_REQUEST)
+    if (kind != BELFRY_REQUEST)
         return 0;
-    return bf_conn_fail(conn, e->id, status, NULL) == BELFRY_EPROTO ? -BELFRY_END_PEER_FAULT : 0;
+    return bf_conn_fail(conn, id, status, NULL) == BELFRY_EPROTO ? -BELFRY_END_PEER_FAULT : 0;
+}
+
+/* A message with a deadline, whose time may be over. As dispatch(). */
+static int hand_over_in_time(struct belfry_conn *conn, const belfry_message *message)
+{
+    const struct bf_shard *shard = conn->shard;
+    int64_t deadline_ns = (int64_t)message->cookie;
+    if (shard->options->skip_expired && deadline_ns != 0 && bf_os_now_ns() >= deadline_ns) {
+        counter_add(&shard->counters->expired, 1);
+        return refuse(conn, (uint8_t)message->kind, message->id, -ETIMEDOUT);
+    }
+    hand_over(conn, message);
+    return 1;
 }
 
 /* The client waits for this request no longer. The echo says that nothing with this id comes after it. */
@@ -116,6 +179,8 @@ static int take_cancel(struct belfry_conn *conn, const struct ring_entry *e)
     struct bf_shard *shard = conn->shard;
     counter_add(&shard->counters->cancels, 1);
     bf_tickets_cancel(conn, e->id, -ECANCELED);
+    if (conn->whole.open && conn->whole.id == e->id) /* given up while it was on its way */
+        drop_whole(conn);
     uint64_t dropped = outbox_drop_request(&conn->outbox, e->id, &shard->arena);
     counter_add(&shard->counters->outbox_bytes, -(int64_t)dropped);
     if (dropped > 0 && outbox_is_empty(&conn->outbox))
@@ -128,21 +193,69 @@ static int take_cancel(struct belfry_conn *conn, const struct ring_entry *e)
 /* A message with more before its payload. */
 static int take_extended(struct belfry_conn *conn, const struct ring_entry *e)
 {
-    const struct bf_shard *shard = conn->shard;
     struct extension x;
     int block = extension_read(e, &x);
     if (block == BELFRY_EPROTO)
         return -BELFRY_END_PEER_FAULT;
     if (block < 0)
-        return refuse(conn, e, block);
-    if (e->bytes - (uint32_t)block > shard->pool.lobby->geometry.message_bytes_max)
-        return refuse(conn, e, BELFRY_ETOOBIG);
-    if (shard->options->skip_expired && x.deadline_ns != 0 && bf_os_now_ns() >= x.deadline_ns) {
-        counter_add(&shard->counters->expired, 1);
-        return refuse(conn, e, -ETIMEDOUT);
+        return refuse(conn, e->kind, e->id, block);
+    belfry_message message = {.data = (const uint8_t *)e->data + block,
+                              .size = e->bytes - (uint32_t)block,
+                              .id = e->id,
+                              .kind = e->kind,
+                              .cookie = (uint64_t)x.deadline_ns};
+    if (message.size > conn->shard->pool.lobby->geometry.message_bytes_max)
+        return refuse(conn, e->kind, e->id, BELFRY_ETOOBIG);
+    return hand_over_in_time(conn, &message);
+}
+
+/* The first part is here: memory for the whole, or a refusal at once; then the parts are let pass. */
+static int admit_whole(struct belfry_conn *conn)
+{
+    struct belfry_server *server = conn->shard->server;
+    struct parts_in *whole = &conn->whole;
+    int status = 0;
+    if (whole->kind != BELFRY_REQUEST && whole->kind != BELFRY_ONE_WAY)
+        return -BELFRY_END_PEER_FAULT;
+    if (whole->bytes > server->options.message_bytes_max)
+        return refuse(conn, whole->kind, whole->id, BELFRY_ETOOBIG);
+    if (add_release(&server->whole_bytes, whole->bytes) + whole->bytes > server->options.whole_bytes_max)
+        status = -ENOBUFS;
+    else if ((whole->data = bf_block_alloc(whole->bytes)) == NULL)
+        status = -ENOMEM;
+    if (status == 0)
+        return 0;
+    sub_acq_rel(&server->whole_bytes, whole->bytes);
+    counter_add(&conn->shard->counters->whole_refused, 1);
+    return refuse(conn, whole->kind, whole->id, status);
+}
+
+static int take_part(struct belfry_conn *conn, const struct ring_entry *e)
+{
+    struct parts_in *whole = &conn->whole;
+    uint32_t block = 0;
+    int rc = 0;
+    if (e->flags == BELFRY_FLAG_EXTENDED)
+        rc = parts_open(whole, e, &block) < 0 ? -BELFRY_END_PEER_FAULT : admit_whole(conn);
+    else if (e->flags != 0)
+        rc = -BELFRY_END_PEER_FAULT;
+    if (rc < 0)
+        return rc;
+    rc = parts_take(whole, e, block);
+    if (rc < 0)
+        return -BELFRY_END_PEER_FAULT;
+    if (rc > 0 && whole->data != NULL) {
+        belfry_message message = {.data = whole->data,
+                                  .size = whole->bytes,
+                                  .id = whole->id,
+                                  .kind = whole->kind,
+                                  .cookie = (uint64_t)whole->deadline_ns};
+        int handed_over = hand_over_in_time(conn, &message);
+        drop_whole(conn);
+        return handed_over;
     }
-    hand_over(conn, e, (uint32_t)block, x.deadline_ns);
-    return 1;
+    whole->open = rc == 0;
+    return 0;
 }
 
 /* What is neither a plain request nor a plain one-way message. */
@@ -154,6 +267,8 @@ static int dispatch_rest(struct belfry_conn *conn, const struct ring_entry *e)
         return take_cancel(conn, e);
     if ((e->kind == BELFRY_REQUEST || e->kind == BELFRY_ONE_WAY) && e->flags == BELFRY_FLAG_EXTENDED)
         return take_extended(conn, e);
+    if (e->kind == BELFRY_PART)
+        return take_part(conn, e);
     if (e->kind == BELFRY_ONE_WAY)
         return 0;
     return bf_conn_fail(conn, e->id, BELFRY_EUNSUPPORTED, NULL) == BELFRY_EPROTO ? -BELFRY_END_PEER_FAULT : 0;
@@ -165,8 +280,9 @@ static int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
     if (bf_unlikely(e->flags != 0 || (e->kind != BELFRY_REQUEST && e->kind != BELFRY_ONE_WAY)))
         return dispatch_rest(conn, e);
     if (bf_unlikely(e->bytes > conn->shard->pool.lobby->geometry.message_bytes_max))
-        return refuse(conn, e, BELFRY_ETOOBIG);
-    hand_over(conn, e, 0, 0);
+        return refuse(conn, e->kind, e->id, BELFRY_ETOOBIG);
+    belfry_message message = {.data = e->data, .size = e->bytes, .id = e->id, .kind = e->kind};
+    hand_over(conn, &message);
     return 1;
 }
 
@@ -244,7 +360,7 @@ bool bf_conn_has_work(struct belfry_conn *conn)
 {
     if (conn->dying != BELFRY_END_NONE || (conn->halted & HALTED_BY_KICK) != 0 || conn->out_rc < 0)
         return true;
-    if (bf_unlikely(!outbox_is_empty(&conn->outbox)) && ring_has_room(&conn->out, conn->outbox.first->bytes))
+    if (bf_unlikely(!outbox_is_empty(&conn->outbox)) && outbox_has_room(conn))
         return true;
     if (bf_likely(conn->halted == 0))
         return !ring_is_empty(&conn->in);

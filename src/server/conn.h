@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "server/shard.h"
+#include "shm/parts.h"
 
 #define FAILURE_TEXT_MAX 255u
 
@@ -33,6 +34,7 @@ struct belfry_conn {
     enum conn_reservation reservation;
     uint64_t reservation_bytes;
     struct outbox_message *reserved_message;
+    struct parts_in whole; /* a message that arrives in parts; its data is a block */
     uint32_t pid;
     uint32_t ticket_count; /* requests of it that are deferred, or whose holder has not come back yet */
     struct ticket_record *tickets;
@@ -68,6 +70,9 @@ int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *
 
 /* The same for one that lies in memory already; takes it over. */
 void bf_conn_say_message(struct belfry_conn *conn, struct outbox_message *message);
+
+/* The block of the message that came in parts is somebody else's now, or gone. */
+void bf_conn_forget_whole(struct belfry_conn *conn);
 
 /* Why `m` may not be answered: BELFRY_EANSWERED or BELFRY_ETHREAD. */
 int bf_conn_not_open(const struct belfry_conn *conn, const belfry_message *m) __attribute__((cold));

@@ -11,11 +11,12 @@
 #include "base/error.h"
 #include "base/os.h"
 #include "server/server.h"
-#include "shm/ring.h"
+#include "shm/parts.h"
 
 #define SLOTS_MAX 1048576u
 #define OUTBOX_BYTES_MAX (1u << 20)
 #define DEFERRED_MAX 64u
+#define WHOLE_BYTES_MAX (256ull << 20)
 #define CLAIM_GRACE_MS 1000u
 #define MESSAGE_BYTES_MIN 64u   /* a failure must fit */
 #define AREAS_PER_SLOT 2        /* memory maps: one per segment */
@@ -47,12 +48,13 @@ static int check_ring(const belfry_server_options *o)
     if (o->ring_bytes < RING_BYTES_MIN || o->ring_bytes > RING_BYTES_MAX || (o->ring_bytes & (o->ring_bytes - 1)) != 0)
         return bf_error(BELFRY_EOPTION, "ring_bytes is %" PRIu32 ": it must be a power of two from %u to %u",
                         o->ring_bytes, RING_BYTES_MIN, RING_BYTES_MAX);
-    uint32_t most = ring_payload_max(o->ring_bytes);
-    if (o->message_bytes_max < MESSAGE_BYTES_MIN || o->message_bytes_max > most)
+    if (o->message_bytes_max < MESSAGE_BYTES_MIN || o->message_bytes_max > PARTS_BYTES_MAX)
+        return bf_error(BELFRY_EOPTION, "message_bytes_max is %" PRIu32 ": it must be from %u to %u",
+                        o->message_bytes_max, MESSAGE_BYTES_MIN, PARTS_BYTES_MAX);
+    if (o->whole_bytes_max < o->message_bytes_max)
         return bf_error(BELFRY_EOPTION,
-                        "message_bytes_max is %" PRIu32 ": with ring_bytes %" PRIu32 " it must be from %u to %" PRIu32
-                        " (a quarter of the ring less 16); raise ring_bytes for more",
-                        o->message_bytes_max, o->ring_bytes, MESSAGE_BYTES_MIN, most);
+                        "whole_bytes_max is %" PRIu64 ": no message of message_bytes_max, %" PRIu32 ", could arrive",
+                        o->whole_bytes_max, o->message_bytes_max);
     return 0;
 }
 
@@ -101,6 +103,8 @@ int bf_options_resolve(belfry_server_options *out, const belfry_server_options *
         out->shards = (uint32_t)bf_min(bf_max(bf_os_cpus(NULL, 0), 1), BELFRY_SHARDS_MAX);
     if (out->message_bytes_max == 0 && out->ring_bytes >= RING_BYTES_MIN)
         out->message_bytes_max = ring_payload_max(out->ring_bytes);
+    if (out->whole_bytes_max == 0)
+        out->whole_bytes_max = bf_max(WHOLE_BYTES_MAX, out->message_bytes_max);
     int rc = check_slots(out);
     if (rc == 0)
         rc = check_ring(out);

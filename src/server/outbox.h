@@ -2,8 +2,9 @@
 /*
  * outbox.h: what a conn has to say while its client's ring is full.
  *
- * A list of whole messages in arena memory (or malloc's, from other threads), oldest first, bounded in bytes. As long as it is not empty the shard reads
- * nothing more from that conn: back-pressure, never silent loss, never a blocked shard.
+ * A list of messages, oldest first, bounded in bytes, in arena memory (or blocks, when large or from other threads). As
+ * long as it is not empty the shard reads nothing more from that conn: back-pressure, never silent loss, never a
+ * blocked shard.
  */
 #ifndef BF_SERVER_OUTBOX_H
 #define BF_SERVER_OUTBOX_H
@@ -11,20 +12,23 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 
+#include "base/block.h"
 #include "server/arena.h"
 #include "server/ticket.h"
+
+#define OUTBOX_ARENA_BYTES_MAX 65536u /* larger ones come and go too seldom to be kept in an arena */
 
 struct outbox_message {
     struct outbox_message *next;
     struct ticket_record *record; /* whose holder may say more once this is gone; NULL: nobody's */
     uint64_t id;
     uint64_t bytes;  /* payload in use */
+    uint64_t sent;   /* of these, in the ring already: of a message that goes in parts */
     uint32_t serial; /* of the ticket */
     uint8_t kind;
     uint8_t flags;
-    bool from_heap; /* said by another thread: malloc's, not the arena's */
+    bool in_block; /* said by another thread, or large: not the arena's, but base/block.h's */
     uint8_t payload[] __attribute__((aligned(8)));
 };
 
@@ -48,9 +52,11 @@ static inline bool outbox_is_empty(const struct bf_outbox *box)
 
 static inline struct outbox_message *outbox_message_new(struct bf_arena *arena, size_t payload)
 {
-    struct outbox_message *message = bf_arena_alloc(arena, sizeof *message + payload);
+    bool in_block = payload > OUTBOX_ARENA_BYTES_MAX;
+    size_t bytes = sizeof(struct outbox_message) + payload;
+    struct outbox_message *message = in_block ? bf_block_alloc(bytes) : bf_arena_alloc(arena, bytes);
     if (message != NULL)
-        *message = (struct outbox_message){.bytes = payload};
+        *message = (struct outbox_message){.bytes = payload, .in_block = in_block};
     return message;
 }
 
@@ -58,8 +64,8 @@ static inline void outbox_message_free(struct outbox_message *message, struct bf
 {
     if (message->record != NULL)
         bf_ticket_credit(message->record, message->serial, outbox_cost(message->bytes));
-    if (message->from_heap)
-        free(message);
+    if (message->in_block)
+        bf_block_free(message);
     else
         bf_arena_free(arena, message);
 }

@@ -61,7 +61,7 @@ static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **da
             conn->reservation = RESERVED_RING;
             return 0;
         }
-        if (rc != -EAGAIN) {
+        if (rc != -EAGAIN && rc != BELFRY_ETOOBIG) { /* full; or it goes in parts, from the outbox */
             conn->out_rc = rc;
             bf_shard_heat(conn->shard, conn->slot); /* so that the turn ends it, whoever's handler this is */
             return bf_error(rc, "the client in slot %u broke the format of its ring", conn->slot->number);

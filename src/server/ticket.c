@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/block.h"
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
@@ -102,13 +103,19 @@ static void unlink_from_conn(struct ticket_record *record)
     }
 }
 
-static int copy_message(const belfry_message *m, belfry_message *copy)
+/* What came in parts lies in memory of its own, and is handed over without another copy. */
+static int copy_message(struct belfry_conn *conn, const belfry_message *m, belfry_message *copy)
 {
     *copy = *m;
-    copy->data = malloc(m->size > 0 ? m->size : 1);
-    if (copy->data == NULL)
+    if (conn->whole.data != NULL && m->data == conn->whole.data) {
+        bf_conn_forget_whole(conn);
+        return 0;
+    }
+    void *data = bf_block_alloc(m->size);
+    if (data == NULL)
         return bf_error(-ENOMEM, "no memory for a copy of a request of %zu bytes", m->size);
-    memcpy((void *)copy->data, m->data, m->size);
+    memcpy(data, m->data, m->size);
+    copy->data = data;
     return 0;
 }
 
@@ -120,7 +127,7 @@ int belfry_defer(belfry_conn *conn, const belfry_message *m, belfry_ticket *tick
     struct bf_ticket_table *table = &conn->shard->tickets;
     if (table->free_first == NULL && (rc = add_chunk(table)) < 0)
         return rc;
-    if (copy != NULL && (rc = copy_message(m, copy)) < 0)
+    if (copy != NULL && (rc = copy_message(conn, m, copy)) < 0)
         return rc;
     struct ticket_record *record = take_free(table);
     record->conn = conn;
@@ -145,7 +152,7 @@ int belfry_defer(belfry_conn *conn, const belfry_message *m, belfry_ticket *tick
 
 void belfry_message_free(belfry_message *copy)
 {
-    free((void *)copy->data);
+    bf_block_free((void *)copy->data);
     *copy = (belfry_message){0};
 }
 
@@ -331,15 +338,15 @@ static struct answer_letter *letter_new(const belfry_ticket *t, enum belfry_kind
                                         size_t head_size, const void *data, size_t size)
 {
     struct answer_letter *letter = malloc(sizeof *letter);
-    struct outbox_message *message = malloc(sizeof *message + head_size + size);
+    struct outbox_message *message = bf_block_alloc(sizeof *message + head_size + size);
     if (letter == NULL || message == NULL) {
         free(letter);
-        free(message);
+        bf_block_free(message);
         bf_error(-ENOMEM, "no memory for an answer of %zu bytes", size);
         return NULL;
     }
     *message = (struct outbox_message){
-        .id = t->request, .bytes = head_size + size, .kind = (uint8_t)kind, .from_heap = true, .serial = t->serial};
+        .id = t->request, .bytes = head_size + size, .kind = (uint8_t)kind, .in_block = true, .serial = t->serial};
     if (head_size > 0)
         memcpy(message->payload, head, head_size);
     if (size > 0)
@@ -350,7 +357,7 @@ static struct answer_letter *letter_new(const belfry_ticket *t, enum belfry_kind
 
 static void letter_free(struct answer_letter *letter)
 {
-    free(letter->message);
+    bf_block_free(letter->message);
     free(letter);
 }
 

@@ -114,7 +114,9 @@ Test(options, are_refused_when_a_value_cannot_work_and_are_named)
     expect_bad_value(ring_bytes, 1u << 31, BELFRY_EOPTION);
     expect_bad_value(message_bytes_max, 63, BELFRY_EOPTION);
     expect_bad_value(message_bytes_max, 1, BELFRY_EOPTION);
-    expect_bad_value(message_bytes_max, BF_DEFAULT_RING_BYTES / 4 - 15, BELFRY_EOPTION);
+    expect_bad_value(message_bytes_max, (1u << 30) + 1, BELFRY_EOPTION);
+    expect_bad_value(whole_bytes_max, BF_DEFAULT_MESSAGE_BYTES_MAX - 1, BELFRY_EOPTION);
+    expect_bad_value(deferred_max, 0, BELFRY_EOPTION);
     expect_bad_value(message_bytes_max, UINT32_MAX, BELFRY_EOPTION);
     expect_bad_value(claim_grace_ms, 0, BELFRY_EOPTION);
     expect_bad_value(spin, (enum belfry_spin)4, BELFRY_EOPTION);

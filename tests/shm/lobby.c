@@ -196,7 +196,7 @@ Test(lobby, is_refused_when_its_numbers_make_no_sense)
     expect_wrong(map->ring_bytes, 65535);
     expect_wrong(map->ring_bytes, 1u << 31);
     expect_wrong(map->header_bytes, 0);
-    expect_wrong(map->message_bytes_max, 65536 / 4 - 15);
+    expect_wrong(map->message_bytes_max, (1u << 30) + 1);
     expect_wrong(map->section_count, 9);
     expect_wrong(map->section_count, UINT32_MAX);
     expect_wrong(map->section_count, 2); /* one is missing */

@@ -64,7 +64,7 @@ void fake_make(struct fake_server *f, uint32_t number, uint32_t generation, bool
         store_release(&lobby_slot(&f->lobby, number)->state, BELFRY_SLOT_STATE(generation, BELFRY_SLOT_WARM));
 }
 
-void fake_open(struct fake_server *f, uint32_t warm)
+void fake_open_for(struct fake_server *f, uint32_t warm, uint32_t message_bytes_max)
 {
     char path[2 * FIXTURE_PATH_BYTES];
     struct bf_geometry g = {.service = FAKE_SERVICE,
@@ -77,7 +77,7 @@ void fake_open(struct fake_server *f, uint32_t warm)
                             .slots_per_shard = FAKE_SLOTS,
                             .warm_pool = warm,
                             .ring_bytes = RING_BYTES,
-                            .message_bytes_max = RING_BYTES / 4 - 16};
+                            .message_bytes_max = message_bytes_max};
     *f = (struct fake_server){.lobby = BF_LOBBY_NULL};
     fixture_root_make(f->root);
     snprintf(f->instance, sizeof f->instance, "%s/" FAKE_SERVICE, f->root);
@@ -97,6 +97,11 @@ void fake_open(struct fake_server *f, uint32_t warm)
     bf_lobby_publish(&f->lobby);
     fake_path(f, path, "../current");
     expect_eq(symlink("7", path), 0);
+}
+
+void fake_open(struct fake_server *f, uint32_t warm)
+{
+    fake_open_for(f, warm, RING_BYTES / 4 - 16);
 }
 
 void fake_close(struct fake_server *f)

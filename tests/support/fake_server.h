@@ -31,6 +31,7 @@ struct fake_server {
 
 /* Make everything that a client needs to find, with `warm` of the slots warm. */
 void fake_open(struct fake_server *f, uint32_t warm);
+void fake_open_for(struct fake_server *f, uint32_t warm, uint32_t message_bytes_max);
 void fake_close(struct fake_server *f);
 
 /* Make a slot's segments; then, if `publish`, say that it is warm. */

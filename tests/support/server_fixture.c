@@ -25,6 +25,7 @@ void server_fixture_init(struct server_fixture *f)
     f->options.max_slots = 8;
     f->options.warm_pool = 2;
     f->options.ring_bytes = 4096;
+    f->options.message_bytes_max = 0; /* what the ring takes at once */
     f->options.pin = false;
 }
 

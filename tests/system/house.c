@@ -173,6 +173,22 @@ pid_t house_process(int (*body)(struct house *house, void *argument), struct hou
     return pid;
 }
 
+/* What a process that should have ended is doing, for whoever reads the report. */
+static void describe(pid_t pid)
+{
+    static const char *const names[] = {"stat", "wchan", "syscall", "stack"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char path[64], text[1024];
+        snprintf(path, sizeof path, "/proc/%d/%s", pid, names[i]);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+        if (fd >= 0)
+            close(fd);
+        text[got > 0 ? got : 0] = '\0';
+        fprintf(stderr, "%s: %s\n", path, text);
+    }
+}
+
 int house_reap(pid_t pid, int seconds)
 {
     int status;
@@ -182,6 +198,8 @@ int house_reap(pid_t pid, int seconds)
         cr_assert(got >= 0);
         if (got == pid)
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        if (belfry_now_ns() >= deadline)
+            describe(pid);
         cr_assert(belfry_now_ns() < deadline, "process %d did not end within %d s", pid, seconds);
         pause_ms(1);
     }

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* block.c: see block.h. */
+#include "base/block.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "base/os.h"
+
+#define MAPPED_BYTES_MIN (1u << 20)
+
+/* What stands before each block: 16 bytes, so that what follows is aligned as malloc's is. */
+struct head {
+    size_t mapped_bytes; /* 0: malloc's */
+    size_t reserved;
+};
+
+void *bf_block_alloc(size_t bytes)
+{
+    struct head *head;
+    if (bytes > PTRDIFF_MAX - sizeof *head)
+        return NULL;
+    bytes += sizeof *head;
+    bool mapped = bytes >= MAPPED_BYTES_MIN;
+    head = mapped ? bf_os_map_memory(bytes) : malloc(bytes);
+    if (head == NULL)
+        return NULL;
+    *head = (struct head){.mapped_bytes = mapped ? bytes : 0};
+    return head + 1;
+}
+
+void bf_block_free(void *block)
+{
+    if (block == NULL)
+        return;
+    struct head *head = (struct head *)block - 1;
+    if (head->mapped_bytes > 0)
+        bf_os_unmap(head, head->mapped_bytes);
+    else
+        free(head);
+}

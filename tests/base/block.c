@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/* Tests of base/block.c: memory for one message. */
+#include "base/block.h"
+
+#include <pthread.h>
+#include <stdio.h>
+
+#include "expect.h"
+#include "fixture.h"
+
+/* kB of this process in memory. */
+static unsigned long resident_kb(void)
+{
+    char line[256];
+    unsigned long kb = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    expect(status != NULL);
+    while (fgets(line, sizeof line, status) != NULL)
+        if (sscanf(line, "VmRSS: %lu", &kb) == 1)
+            break;
+    fclose(status);
+    expect(kb > 0);
+    return kb;
+}
+
+static void *free_it(void *block)
+{
+    bf_block_free(block);
+    return NULL;
+}
+
+Test(block, is_aligned_and_writable_at_every_size_and_freed_by_any_thread)
+{
+    static const size_t sizes[] = {0, 1, 15, 4096, (1u << 20) - 17, (1u << 20) - 16, 1u << 20, (5u << 20) + 3};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        pthread_t thread;
+        uint8_t *block = bf_block_alloc(sizes[i]);
+        expect(block != NULL && (uintptr_t)block % 16 == 0);
+        memset(block, 0xa5, sizes[i]);
+        expect_eq(pthread_create(&thread, NULL, free_it, block), 0);
+        expect_eq(pthread_join(thread, NULL), 0);
+    }
+    bf_block_free(NULL);
+}
+
+Test(block, takes_memory_only_where_it_is_written_and_gives_it_back)
+{
+    size_t bytes = 256u << 20;
+    unsigned long before = resident_kb();
+    uint8_t *block = bf_block_alloc(bytes);
+    expect(block != NULL);
+    expect(resident_kb() < before + 8192);
+    memset(block, 1, bytes / 4);
+    expect(resident_kb() >= before + bytes / 4096);
+    bf_block_free(block);
+    expect(resident_kb() < before + 8192);
+}
+
+Test(block, of_more_than_there_can_be_is_none)
+{
+    expect(bf_block_alloc(SIZE_MAX) == NULL);
+    expect(bf_block_alloc(SIZE_MAX - 16) == NULL);
+    expect(bf_block_alloc(SIZE_MAX / 2 - 64) == NULL);
+}
