@@ -44,6 +44,13 @@ typedef struct belfry_ticket {
 
 enum belfry_log_level { BELFRY_LOG_ERROR = 0, BELFRY_LOG_WARNING = 1, BELFRY_LOG_INFO = 2 };
 
+/* What happens to a reply or push that finds its client's outbox full, because the client does not read. */
+enum belfry_overflow {
+    BELFRY_OVERFLOW_REFUSE = 0,     /* whoever says it is told BELFRY_EBACKLOG */
+    BELFRY_OVERFLOW_DROP_PUSH = 1,  /* pushes that wait make room, the oldest first; if that is not enough: as above */
+    BELFRY_OVERFLOW_DISCONNECT = 2, /* as above, and the conn ends with BELFRY_END_BACKLOG */
+};
+
 typedef struct belfry_server_options {
     size_t size; /* set by belfry_server_options_init() */
 
@@ -80,6 +87,14 @@ typedef struct belfry_server_options {
     void (*on_disconnect)(belfry_conn *conn, enum belfry_end why, void *user);
 
     /*
+     * The conn's outbox has grown beyond outbox_high_bytes (high is true), or has since fallen to outbox_low_bytes
+     * (false): the place to stop and resume whatever is pushed to it. Called in turns, high first, once the handler that
+     * filled it has returned; not at the end of the conn. Pushing from here is allowed, answering is not. Optional. Shard's
+     * thread.
+     */
+    void (*on_backlog)(belfry_conn *conn, bool high, void *user);
+
+    /*
      * A shard's thread has started and will serve, or has served its last conn and ends: open and close here what
      * handlers of one shard share. A negative code from on_shard_start makes belfry_server_start() fail with it.
      * on_shard_stop is called once for each on_shard_start that returned 0, after the last on_disconnect and the last
@@ -100,6 +115,9 @@ typedef struct belfry_server_options {
     uint32_t message_bytes_max; /* largest payload, up to 1 GiB; 0: what the ring takes at once, ring_bytes / 4 - 16 */
     uint64_t whole_bytes_max;   /* for messages that arrive in parts, of all conns; 0: 256 MiB, or one message */
     uint32_t outbox_bytes_max;  /* kept for a client whose ring is full, 48 more per message; beyond: BELFRY_EBACKLOG */
+    uint32_t outbox_high_bytes; /* on_backlog, of what the outbox holds; 0: half of outbox_bytes_max */
+    uint32_t outbox_low_bytes;  /* below outbox_high_bytes */
+    enum belfry_overflow overflow; /* a full outbox; tickets are not concerned: see belfry_complete_more() */
     uint32_t deferred_max;   /* deferred requests of one conn at most; no further one is read until some are answered */
     uint32_t claim_grace_ms; /* how long a lock file may stand unlocked or without a hello */
     enum belfry_spin spin;   /* how hard to poll before sleeping */
@@ -211,7 +229,7 @@ BELFRY_API uint32_t belfry_conn_id_shard(belfry_conn_id id); /* where to post to
 /*
  * Answer the request `m` with a copy of `size` bytes. If the client's ring is full the reply is kept in the outbox and
  * no further request of that client is read until it has caught up. Returns 0; BELFRY_ETOOBIG; BELFRY_EANSWERED;
- * BELFRY_EBACKLOG when outbox_bytes_max is reached (the request is still unanswered); -ENOMEM.
+ * BELFRY_EBACKLOG when outbox_bytes_max is reached (the request is still unanswered; see enum belfry_overflow); -ENOMEM.
  */
 BELFRY_API int belfry_reply(belfry_conn *conn, const belfry_message *m, const void *data, size_t size);
 
@@ -252,6 +270,16 @@ BELFRY_API int64_t belfry_message_deadline(const belfry_message *m);
 
 /* Send a message that answers nothing; the client gets it from belfry_receive(). Results as belfry_reply(). */
 BELFRY_API int belfry_push(belfry_conn *conn, const void *data, size_t size);
+
+/* How well this client keeps up. */
+typedef struct belfry_backlog {
+    uint64_t bytes;      /* in its outbox now: payloads, and 48 for each message */
+    uint64_t bytes_peak; /* the most there ever was */
+    uint64_t stalls;     /* times its ring was full and the outbox began to fill */
+    uint64_t refused;    /* replies and pushes that found the outbox full and were not taken */
+    uint64_t dropped;    /* pushes that were dropped for it */
+} belfry_backlog;
+BELFRY_API belfry_backlog belfry_conn_backlog(const belfry_conn *conn);
 
 /* End this conn once the handler has returned. The client gets BELFRY_EGONE after it has read what is in its ring; what
    still waits in its outbox is dropped. */

@@ -44,13 +44,14 @@ typedef struct belfry_counters {
     uint64_t allocated_bytes;      /* of the shard's arena, now */
     uint64_t turns;                /* of the shard's loop */
     uint64_t polls_won;            /* times polling found work before the shard went to sleep */
-    uint64_t pushes_dropped;       /* by belfry_push_to and belfry_broadcast: conn over, or its outbox full */
-    uint64_t deferred;             /* requests whose handler took a ticket */
-    uint64_t cancels;              /* cancellations that clients sent */
-    uint64_t answers_dropped;      /* what holders of tickets said when nobody waited any more */
-    uint64_t expired;              /* requests not handed over, because their deadline had passed */
-    uint64_t whole_refused;        /* large messages for which there was no memory, or whole_bytes_max was reached */
-    uint64_t reserved[9];
+    uint64_t pushes_dropped;  /* belfry_push_to, _broadcast: conn over or outbox full; and by overflow = DROP_PUSH */
+    uint64_t deferred;        /* requests whose handler took a ticket */
+    uint64_t cancels;         /* cancellations that clients sent */
+    uint64_t answers_dropped; /* what holders of tickets said when nobody waited any more */
+    uint64_t expired;         /* requests not handed over, because their deadline had passed */
+    uint64_t whole_refused;   /* large messages for which there was no memory, or whole_bytes_max was reached */
+    uint64_t outbox_full;     /* replies and pushes that found a full outbox and were not taken */
+    uint64_t reserved[8];
 } belfry_counters;
 
 typedef struct belfry_statistics {

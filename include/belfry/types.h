@@ -70,7 +70,8 @@ enum belfry_end {
     BELFRY_END_NO_MEMORY = 9,   /* no shared memory (tmpfs full) or no heap for the slot */
     BELFRY_END_UNFINISHED = 10, /* a lock file was made, but nobody locked it and said hello in time */
     BELFRY_END_VERSION = 11,    /* the client speaks another version of the format */
-    BELFRY_END_COUNT = 12,
+    BELFRY_END_BACKLOG = 12,    /* the client did not read, its outbox was full, and the service disconnects then */
+    BELFRY_END_COUNT = 13,
 };
 
 /* Codes of belfry's own. All others are -errno. */

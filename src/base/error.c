@@ -164,6 +164,8 @@ const char *belfry_end_text(enum belfry_end end)
         return "the claim was not finished in time";
     case BELFRY_END_VERSION:
         return "the client speaks another version of the format";
+    case BELFRY_END_BACKLOG:
+        return "the client did not read what it was sent";
     case BELFRY_END_COUNT:
         break;
     }

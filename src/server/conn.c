@@ -24,7 +24,7 @@ struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
     struct belfry_conn *conn = bf_arena_alloc(&shard->arena, sizeof *conn);
     if (conn == NULL)
         return NULL;
-    *conn = (struct belfry_conn){.shard = shard, .slot = slot};
+    *conn = (struct belfry_conn){.shard = shard, .slot = slot, .kicked = BELFRY_END_KICKED};
     uint32_t ring_bytes = shard->pool.lobby->geometry.ring_bytes;
     const uint8_t *in = (const uint8_t *)slot->send + SEGMENT_HEADER_BYTES;
     uint8_t *out = (uint8_t *)slot->recv + SEGMENT_HEADER_BYTES;
@@ -67,7 +67,7 @@ void bf_conn_free(struct belfry_conn *conn)
 
 /* --- outbox to ring ---------------------------------------------------------------------------------------------- */
 
-static void resume_reading(struct belfry_conn *conn)
+void bf_conn_resume(struct belfry_conn *conn)
 {
     conn->halted &= (uint8_t)~HALTED_BY_OUTBOX;
     store_relaxed(&conn->slot->lobby->parked, 0); /* it is polled again */
@@ -119,7 +119,7 @@ static int flush_outbox(struct belfry_conn *conn)
         outbox_drop_first(&conn->outbox, &conn->shard->arena);
     }
     if (outbox_is_empty(&conn->outbox))
-        resume_reading(conn);
+        bf_conn_resume(conn);
     return conn->out.position != position;
 }
 
@@ -184,7 +184,7 @@ static int take_cancel(struct belfry_conn *conn, const struct ring_entry *e)
     uint64_t dropped = outbox_drop_request(&conn->outbox, e->id, &shard->arena);
     counter_add(&shard->counters->outbox_bytes, -(int64_t)dropped);
     if (dropped > 0 && outbox_is_empty(&conn->outbox))
-        resume_reading(conn);
+        bf_conn_resume(conn);
     if (bf_conn_say(conn, BELFRY_CANCEL, 0, e->id, NULL, 0) == -ENOMEM)
         conn->halted |= HALTED_BY_KICK;
     return 0;
@@ -332,6 +332,17 @@ static int read_ring(struct belfry_conn *conn)
     return rc < 0 ? rc : count;
 }
 
+/* Has the outbox passed one of its marks? The user is told outside of handlers, so that he is in none twice. */
+static __attribute__((cold, noinline)) void tell_backlog(struct belfry_conn *conn)
+{
+    const belfry_server_options *o = conn->shard->options;
+    bool high = conn->told_high ? conn->outbox.bytes > o->outbox_low_bytes : conn->outbox.bytes > o->outbox_high_bytes;
+    if (high == conn->told_high || o->on_backlog == NULL)
+        return;
+    conn->told_high = high;
+    o->on_backlog(conn, high, o->user);
+}
+
 int bf_conn_turn(struct belfry_conn *conn)
 {
     int sent = 0;
@@ -343,6 +354,8 @@ int bf_conn_turn(struct belfry_conn *conn)
             return -BELFRY_END_PEER_FAULT;
     }
     int read = bf_unlikely((conn->halted & HALTED_BY_KICK) != 0) ? 0 : read_ring(conn);
+    if (bf_unlikely((conn->halted & HALTED_BY_OUTBOX) != 0 || conn->told_high) && conn->dying == BELFRY_END_NONE)
+        tell_backlog(conn);
     if (conn->committed || conn->in.has_published)
         bf_shard_touch(conn->shard, conn->slot);
     if (read < 0)
@@ -350,7 +363,7 @@ int bf_conn_turn(struct belfry_conn *conn)
     if (bf_unlikely(conn->out_rc < 0))
         return -BELFRY_END_PEER_FAULT;
     if (bf_unlikely((conn->halted & HALTED_BY_KICK) != 0))
-        return -BELFRY_END_KICKED;
+        return -(int)conn->kicked;
     if (bf_unlikely(conn->dying != BELFRY_END_NONE) && read == 0)
         return -(int)conn->dying;
     return sent + read;

@@ -22,14 +22,17 @@ struct belfry_conn {
     struct ring_consumer_local in;
     struct ring_producer_local out;
     struct bf_outbox outbox;
+    struct belfry_backlog backlog; /* but for its bytes */
+    bool told_high;                /* on_backlog was, last */
 
     uint64_t request_id; /* of the message being handled */
     bool request_open;   /* ... and it still wants an answer */
     bool in_handler;
     bool committed; /* something for the client since the last fence */
     uint8_t halted;
-    enum belfry_end dying; /* the client is gone; handle what it left behind, then end */
-    int out_rc;            /* BELFRY_EPROTO: the client's position was impossible */
+    enum belfry_end kicked; /* why, when it is halted by a kick */
+    enum belfry_end dying;  /* the client is gone; handle what it left behind, then end */
+    int out_rc;             /* BELFRY_EPROTO: the client's position was impossible */
 
     enum conn_reservation reservation;
     uint64_t reservation_bytes;
@@ -56,6 +59,9 @@ static inline void conn_prefetch(const struct belfry_conn *conn)
     ring_consumer_prefetch(&conn->in);
     ring_producer_prefetch(&conn->out);
 }
+
+/* The outbox is empty again: it is read and polled as others are. */
+void bf_conn_resume(struct belfry_conn *conn);
 
 /* The shard's last look: is there something that bf_conn_turn() would do? */
 bool bf_conn_has_work(struct belfry_conn *conn);

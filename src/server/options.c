@@ -33,6 +33,7 @@ void belfry_server_options_init(belfry_server_options *o, size_t size)
         .message_bytes_max = BF_DEFAULT_MESSAGE_BYTES_MAX,
         .outbox_bytes_max = OUTBOX_BYTES_MAX,
         .deferred_max = DEFERRED_MAX,
+        .overflow = BELFRY_OVERFLOW_REFUSE,
         .claim_grace_ms = CLAIM_GRACE_MS,
         .spin = BELFRY_SPIN_DEFAULT,
         .skip_expired = true,
@@ -99,6 +100,14 @@ int bf_options_resolve(belfry_server_options *out, const belfry_server_options *
         return bf_error(BELFRY_EOPTION, "claim_grace_ms is 0: no client could come in time");
     if (out->deferred_max == 0)
         return bf_error(BELFRY_EOPTION, "deferred_max is 0: no request could be deferred");
+    if (out->outbox_high_bytes == 0)
+        out->outbox_high_bytes = out->outbox_bytes_max / 2;
+    if (out->outbox_low_bytes > 0 && out->outbox_low_bytes >= out->outbox_high_bytes)
+        return bf_error(BELFRY_EOPTION, "outbox_low_bytes is %" PRIu32 ": it must be below outbox_high_bytes, %" PRIu32,
+                        out->outbox_low_bytes, out->outbox_high_bytes);
+    if ((unsigned)out->overflow > BELFRY_OVERFLOW_DISCONNECT)
+        return bf_error(BELFRY_EOPTION, "overflow is %u: it must be one of enum belfry_overflow",
+                        (unsigned)out->overflow);
     if (out->shards == 0)
         out->shards = (uint32_t)bf_min(bf_max(bf_os_cpus(NULL, 0), 1), BELFRY_SHARDS_MAX);
     if (out->message_bytes_max == 0 && out->ring_bytes >= RING_BYTES_MIN)

@@ -95,8 +95,11 @@ struct push_letter {
 /* A push that the conn does not take is lost, and counted. */
 static void push_or_count(struct belfry_conn *conn, struct bf_shard *shard, const void *data, size_t size)
 {
-    if (conn == NULL || belfry_push(conn, data, size) < 0)
-        counter_add(&shard->counters->pushes_dropped, 1);
+    if (conn != NULL && belfry_push(conn, data, size) == 0)
+        return;
+    if (conn != NULL)
+        conn->backlog.dropped++;
+    counter_add(&shard->counters->pushes_dropped, 1);
 }
 
 static void deliver_push(struct bf_shard *shard, struct mailbox_letter *letter)

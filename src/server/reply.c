@@ -13,18 +13,68 @@
 
 /* --- room: in the ring, else in the outbox ------------------------------------------------------------------------ */
 
-static int outbox_room(struct belfry_conn *conn, uint64_t size, bool must, void **data)
+/* Does the outbox take so much more? An empty one takes any message. */
+static bool outbox_takes(const struct belfry_conn *conn, uint64_t size)
+{
+    return outbox_is_empty(&conn->outbox) ||
+           conn->outbox.bytes + outbox_cost(size) <= conn->shard->options->outbox_bytes_max;
+}
+
+/* Drop pushes until it does. One that has left in part must leave whole. */
+static void drop_pushes(struct belfry_conn *conn, uint64_t size)
+{
+    struct bf_shard *shard = conn->shard;
+    struct outbox_message *before = NULL;
+    uint64_t bytes = conn->outbox.bytes, dropped = 0;
+    while (!outbox_takes(conn, size)) {
+        struct outbox_message *message = before == NULL ? conn->outbox.first : before->next;
+        if (message == NULL)
+            break;
+        if (message->kind == BELFRY_PUSH && message->sent == 0) {
+            outbox_drop(&conn->outbox, before, &shard->arena);
+            dropped++;
+        } else {
+            before = message;
+        }
+    }
+    conn->backlog.dropped += dropped;
+    counter_add(&shard->counters->pushes_dropped, (int64_t)dropped);
+    counter_add(&shard->counters->outbox_bytes, (int64_t)(conn->outbox.bytes - bytes));
+    if (outbox_is_empty(&conn->outbox)) {
+        bf_conn_resume(conn);
+        bf_shard_heat(shard, conn->slot);
+    }
+}
+
+/* The client does not read: what the service wants to happen then. 0: there is room now. */
+static int overflow(struct belfry_conn *conn, uint64_t size)
+{
+    struct bf_shard *shard = conn->shard;
+    enum belfry_overflow policy = shard->options->overflow;
+    if (policy == BELFRY_OVERFLOW_DROP_PUSH)
+        drop_pushes(conn, size);
+    if (outbox_takes(conn, size))
+        return 0;
+    conn->backlog.refused++;
+    counter_add(&shard->counters->outbox_full, 1);
+    if (policy == BELFRY_OVERFLOW_DISCONNECT && (conn->halted & HALTED_BY_KICK) == 0) {
+        conn->kicked = BELFRY_END_BACKLOG;
+        belfry_disconnect(conn);
+    }
+    return bf_error(BELFRY_EBACKLOG, "the client in slot %u (pid %u) does not read: its outbox holds %llu bytes",
+                    conn->slot->number, conn->pid, (unsigned long long)conn->outbox.bytes);
+}
+
+static __attribute__((cold, noinline)) int outbox_room(struct belfry_conn *conn, uint64_t size, bool must, void **data)
 {
     struct bf_shard *shard = conn->shard;
     if (conn->dying != BELFRY_END_NONE) { /* nobody will read it: say it to the wall */
         conn->reservation = RESERVED_NOWHERE;
     } else {
-        /* An empty outbox takes any message. And as nothing is read while it holds something, there is at most one failure
-           per conn beyond the limit. */
-        if (!must && !outbox_is_empty(&conn->outbox) &&
-            conn->outbox.bytes + outbox_cost(size) > shard->options->outbox_bytes_max)
-            return bf_error(BELFRY_EBACKLOG, "the client in slot %u does not read: its outbox holds %llu bytes",
-                            conn->slot->number, (unsigned long long)conn->outbox.bytes);
+        /* As nothing is read while it holds something, there is at most one failure per conn beyond the limit. */
+        int rc = must || outbox_takes(conn, size) ? 0 : overflow(conn, size);
+        if (rc < 0)
+            return rc;
         conn->reservation = RESERVED_OUTBOX;
     }
     conn->reserved_message = outbox_message_new(&shard->arena, size);
@@ -73,9 +123,12 @@ static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **da
 static void queue(struct belfry_conn *conn, struct outbox_message *message)
 {
     belfry_counters *counters = conn->shard->counters;
-    if (outbox_is_empty(&conn->outbox))
+    if (outbox_is_empty(&conn->outbox)) {
         counter_add(&counters->stalls, 1);
+        conn->backlog.stalls++;
+    }
     outbox_put(&conn->outbox, message);
+    conn->backlog.bytes_peak = bf_max(conn->backlog.bytes_peak, conn->outbox.bytes);
     conn->halted |= HALTED_BY_OUTBOX;
     counter_add(&counters->outbox_bytes, (int64_t)outbox_cost(message->bytes));
     bf_shard_heat(conn->shard, conn->slot); /* so that the turn empties it */
@@ -227,6 +280,13 @@ void belfry_disconnect(belfry_conn *conn)
 {
     conn->halted |= HALTED_BY_KICK;
     bf_shard_heat(conn->shard, conn->slot);
+}
+
+belfry_backlog belfry_conn_backlog(const belfry_conn *conn)
+{
+    belfry_backlog backlog = conn->backlog;
+    backlog.bytes = conn->outbox.bytes;
+    return backlog;
 }
 
 int64_t belfry_message_deadline(const belfry_message *m)

@@ -66,6 +66,8 @@ Test(options, are_resolved_to_what_will_be)
     o = resolved(&o);
     expect(o.shards >= 1 && o.shards <= BELFRY_SHARDS_MAX);
     expect_eq(o.message_bytes_max, 8192 / 4 - 16);
+    expect_eq(o.whole_bytes_max, 256 << 20);
+    expect_eq(o.outbox_high_bytes, o.outbox_bytes_max / 2);
     expect_eq(o.spin, BF_DEFAULT_SPIN);
 }
 
@@ -117,6 +119,8 @@ Test(options, are_refused_when_a_value_cannot_work_and_are_named)
     expect_bad_value(message_bytes_max, (1u << 30) + 1, BELFRY_EOPTION);
     expect_bad_value(whole_bytes_max, BF_DEFAULT_MESSAGE_BYTES_MAX - 1, BELFRY_EOPTION);
     expect_bad_value(deferred_max, 0, BELFRY_EOPTION);
+    expect_bad_value(overflow, 3, BELFRY_EOPTION);
+    expect_bad_value(outbox_low_bytes, 1u << 19, BELFRY_EOPTION);
     expect_bad_value(message_bytes_max, UINT32_MAX, BELFRY_EOPTION);
     expect_bad_value(claim_grace_ms, 0, BELFRY_EOPTION);
     expect_bad_value(spin, (enum belfry_spin)4, BELFRY_EOPTION);
