@@ -229,7 +229,8 @@ BELFRY_API uint32_t belfry_conn_id_shard(belfry_conn_id id); /* where to post to
 /*
  * Answer the request `m` with a copy of `size` bytes. If the client's ring is full the reply is kept in the outbox and
  * no further request of that client is read until it has caught up. Returns 0; BELFRY_ETOOBIG; BELFRY_EANSWERED;
- * BELFRY_EBACKLOG when outbox_bytes_max is reached (the request is still unanswered; see enum belfry_overflow); -ENOMEM.
+ * BELFRY_EBACKLOG when outbox_bytes_max is reached (the request is still unanswered; see enum belfry_overflow);
+ * BELFRY_ETHREAD; -ENOMEM.
  */
 BELFRY_API int belfry_reply(belfry_conn *conn, const belfry_message *m, const void *data, size_t size);
 
@@ -242,7 +243,8 @@ BELFRY_API int belfry_reply_more(belfry_conn *conn, const belfry_message *m, con
 /*
  * The same in place: reserve room for up to `size` bytes, write them, commit what was used (or abort). *data is
  * 8-byte aligned, write-only, the caller's until commit or abort, which must happen before the handler returns. One
- * reservation per conn at a time (BELFRY_ESTATE). Other results as belfry_reply().
+ * reservation per conn at a time; a second one, a commit without one or of more than was reserved is BELFRY_ESTATE. On
+ * another thread abort does nothing. Other results as belfry_reply().
  */
 BELFRY_API int belfry_reply_reserve(belfry_conn *conn, const belfry_message *m, size_t size, void **data);
 BELFRY_API int belfry_reply_commit(belfry_conn *conn, size_t size);
@@ -282,7 +284,7 @@ typedef struct belfry_backlog {
 BELFRY_API belfry_backlog belfry_conn_backlog(const belfry_conn *conn);
 
 /* End this conn once the handler has returned. The client gets BELFRY_EGONE after it has read what is in its ring; what
-   still waits in its outbox is dropped. */
+   still waits in its outbox is dropped. On another thread it does nothing but say so in belfry_last_error(). */
 BELFRY_API void belfry_disconnect(belfry_conn *conn);
 
 /* A pointer of yours per conn; NULL at first. */

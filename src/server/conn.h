@@ -83,6 +83,9 @@ void bf_conn_forget_whole(struct belfry_conn *conn);
 /* Why `m` may not be answered: BELFRY_EANSWERED or BELFRY_ETHREAD. */
 int bf_conn_not_open(const struct belfry_conn *conn, const belfry_message *m) __attribute__((cold));
 
+/* The sentence for whoever uses a conn elsewhere. BELFRY_ETHREAD. */
+int bf_conn_wrong_thread(void) __attribute__((cold));
+
 /* Is `m` the request being handled, and unanswered? 0, or why not. */
 static inline int conn_check_open(const struct belfry_conn *conn, const belfry_message *m)
 {

@@ -86,7 +86,7 @@ static __attribute__((cold, noinline)) int outbox_room(struct belfry_conn *conn,
     return 0;
 }
 
-static int wrong_thread(void)
+int bf_conn_wrong_thread(void)
 {
     return bf_error(BELFRY_ETHREAD,
                     "a conn may be used on its shard's thread only: defer, and complete from elsewhere");
@@ -96,7 +96,7 @@ static int wrong_thread(void)
 static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **data)
 {
     if (bf_unlikely(conn->shard != bf_shard_self()))
-        return wrong_thread();
+        return bf_conn_wrong_thread();
     if (bf_unlikely(conn->slot->phase == SLOT_ENDING))
         return bf_error(BELFRY_EGONE, "the conn of slot %u is over", conn->slot->number);
     if (bf_unlikely(conn->reservation != RESERVED_NONE))
@@ -219,7 +219,7 @@ int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *
 int bf_conn_not_open(const struct belfry_conn *conn, const belfry_message *m)
 {
     if (conn->shard != bf_shard_self())
-        return wrong_thread();
+        return bf_conn_wrong_thread();
     return bf_error(BELFRY_EANSWERED, "message %llu is not a request that still wants an answer",
                     (unsigned long long)m->id);
 }
@@ -248,6 +248,8 @@ int belfry_reply_reserve(belfry_conn *conn, const belfry_message *m, size_t size
 
 int belfry_reply_commit(belfry_conn *conn, size_t size)
 {
+    if (bf_unlikely(conn->shard != bf_shard_self()))
+        return bf_conn_wrong_thread();
     int rc = commit(conn, BELFRY_REPLY, 0, conn->request_id, size);
     if (rc == 0)
         conn->request_open = false;
@@ -256,7 +258,10 @@ int belfry_reply_commit(belfry_conn *conn, size_t size)
 
 void belfry_reply_abort(belfry_conn *conn)
 {
-    abort_reservation(conn);
+    if (conn->shard == bf_shard_self())
+        abort_reservation(conn);
+    else
+        bf_conn_wrong_thread();
 }
 
 int belfry_fail(belfry_conn *conn, const belfry_message *m, int status, const char *text)
@@ -278,6 +283,10 @@ int belfry_push(belfry_conn *conn, const void *data, size_t size)
 
 void belfry_disconnect(belfry_conn *conn)
 {
+    if (conn->shard != bf_shard_self()) {
+        bf_conn_wrong_thread();
+        return;
+    }
     conn->halted |= HALTED_BY_KICK;
     bf_shard_heat(conn->shard, conn->slot);
 }

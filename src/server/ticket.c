@@ -121,6 +121,8 @@ static int copy_message(struct belfry_conn *conn, const belfry_message *m, belfr
 
 int belfry_defer(belfry_conn *conn, const belfry_message *m, belfry_ticket *ticket, belfry_message *copy)
 {
+    if (conn->shard != bf_shard_self()) /* before anything of it is read: a handler may be at work there */
+        return bf_conn_wrong_thread();
     int rc = conn_check_open(conn, m);
     if (rc < 0)
         return rc;

@@ -539,11 +539,18 @@ Test(conn, lends_memory_to_handlers_and_to_nobody_else)
 static void *use_conn_elsewhere(void *argument)
 {
     const belfry_message *m = argument;
+    belfry_ticket ticket;
     void *data;
     script.rc[0] = belfry_push(script.conn, "x", 1);
     script.rc[1] = belfry_reply(script.conn, m, "x", 1);
     script.rc[2] = belfry_reply_reserve(script.conn, m, 1, &data);
     script.rc[3] = belfry_fail(script.conn, m, -EIO, NULL);
+    script.rc[4] = belfry_reply_more(script.conn, m, "x", 1);
+    script.rc[5] = belfry_defer(script.conn, m, &ticket, NULL);
+    script.rc[6] = belfry_reply_commit(script.conn, 4); /* there is a reservation, but not of this thread */
+    belfry_reply_abort(script.conn);
+    belfry_disconnect(script.conn);
+    snprintf(script.error, sizeof script.error, "%s", belfry_last_error());
     return NULL;
 }
 
@@ -551,17 +558,25 @@ static void use_from_another_thread(belfry_conn *conn, const belfry_message *m)
 {
     pthread_t thread;
     belfry_message copy = *m;
+    void *data;
+    script.rc[7] = belfry_reply_reserve(conn, m, 4, &data);
     pthread_create(&thread, NULL, use_conn_elsewhere, &copy);
     pthread_join(thread, NULL);
-    belfry_reply(conn, m, "here", 4);
+    memcpy(data, "here", 4);
+    belfry_reply_commit(conn, 4);
 }
 
 Test(conn, may_be_used_on_its_shards_thread_only)
 {
     belfry_client *c = begin(use_from_another_thread);
     expect_reply(c, "?", "here");
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 7; i++)
         expect_eq(script.rc[i], BELFRY_ETHREAD);
+    expect_eq(script.rc[7], 0);
+    expect_in(script.error, "on its shard's thread only");
+    script.on_message = NULL;
+    expect_echo(c);
+    expect_eq(server_fixture_counters().deferred, 0);
     end(c);
 }
 
