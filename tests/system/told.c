@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * told.c: a thousand blocked clients, each a process of its own, and a server that is killed: how soon does the last
+ * one know?
+ *
+ * All begin to wait at one signal. So until a second later (the shortest slice of a client's own timeout) nothing but the
+ * obituary can have told anybody. With a thief among the waiters, who takes the one wake that the kernel gives and keeps
+ * it, exactly that timeout is what tells them.
+ *
+ * How long it took is printed; what a test demands is no more than which of the two it was.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <belfry/abi.h>
+
+#include "house.h"
+
+#define CLIENTS 1000
+#define NS_PER_MS 1000000ll
+#define SLICE_NS (1000 * NS_PER_MS)     /* of a client's own timeout, at first */
+#define LONGEST_SLICE_NS (8 * SLICE_NS) /* and in the end */
+#define PATIENCE_NS (400 * NS_PER_MS)   /* to have all asleep; longer: the round is told apart no more, and repeated */
+#define ROUNDS_MAX 20
+
+TestSuite(told, .timeout = 300);
+
+struct told_shared {
+    uint32_t ready, go; /* clients that are connected; 1: wait now */
+    uint32_t next;      /* number of the next client */
+    uint32_t told;      /* clients that know */
+    int64_t wait_ns[CLIENTS], told_ns[CLIENTS];
+    int32_t rc[CLIENTS];
+
+    uint32_t *obituary; /* the thief's, where it has mapped it */
+    uint32_t thief_waits;
+    int64_t stolen_ns;
+};
+
+struct crowd {
+    struct house house;
+    struct told_shared *shared;
+    pid_t server, thief;
+    pid_t clients[CLIENTS];
+    int64_t went_ns, killed_ns;
+};
+
+static long futex(uint32_t *word, int operation, uint32_t value)
+{
+    return syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
+}
+
+/* --- the server: it answers nobody who wants to wait ---------------------------------------------------------------- */
+
+static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
+{
+    belfry_ticket ticket;
+    (void)user;
+    if (m->size == 4 && memcmp(m->data, "wait", 4) == 0)
+        belfry_defer(conn, m, &ticket, NULL);
+    else
+        belfry_reply(conn, m, m->data, m->size);
+}
+
+/* --- a client ------------------------------------------------------------------------------------------------------- */
+
+/* Half of them wait for the answer to a call, half for whatever comes. */
+static int wait_to_be_told(struct house *house, void *argument)
+{
+    struct told_shared *shared = argument;
+    uint32_t i = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED);
+    belfry_client *c;
+    belfry_message m;
+    int rc = house_connect_rc(house, &c);
+    if (rc == 0)
+        rc = house_echo(c, i, 64);
+    __atomic_fetch_add(&shared->ready, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&shared->go, __ATOMIC_ACQUIRE) == 0)
+        futex(&shared->go, FUTEX_WAIT, 0);
+    shared->wait_ns[i] = belfry_now_ns();
+    if (rc == 0)
+        rc = i % 2 == 0 ? belfry_call(c, "wait", 4, &m, BELFRY_FOREVER) : belfry_receive(c, &m, BELFRY_FOREVER);
+    shared->told_ns[i] = belfry_now_ns();
+    shared->rc[i] = rc;
+    /* A process that ends keeps a processor busy for longer than one that is told. So nobody leaves before all know. */
+    if (__atomic_add_fetch(&shared->told, 1, __ATOMIC_ACQ_REL) == CLIENTS)
+        futex(&shared->told, FUTEX_WAKE, INT_MAX);
+    for (uint32_t told; (told = __atomic_load_n(&shared->told, __ATOMIC_ACQUIRE)) < CLIENTS;)
+        futex(&shared->told, FUTEX_WAIT, told);
+    return rc == BELFRY_EGONE ? 0 : 1;
+}
+
+/* --- a thief -------------------------------------------------------------------------------------------------------- */
+
+/* Where the lobby keeps a shard's obituary, in a map that can only be read. */
+static uint32_t *map_obituary(const struct house *house, uint32_t shard)
+{
+    char path[256];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s/1/lobby", house->root, SERVICE);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    cr_assert(fd >= 0 && fstat(fd, &st) == 0);
+    uint8_t *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    cr_assert(map != MAP_FAILED);
+    close(fd);
+    const struct belfry_abi_lobby *lobby = (const void *)map;
+    for (uint32_t i = 0; i < lobby->section_count; i++)
+        if (lobby->section[i].kind == BELFRY_SECTION_SHARDS)
+            return (uint32_t *)(void *)(map + lobby->section[i].offset + shard * lobby->section[i].stride +
+                                        offsetof(struct belfry_abi_shard, obituary));
+    cr_assert(false, "the lobby has no shards");
+    return NULL;
+}
+
+/*
+ * Another user cannot open the lobby (0400, in directories of 0700). So the map is made before it becomes another: as if
+ * it had been handed the file. First in the queue, it gets the kernel's one wake, and tells nobody.
+ */
+static int steal(struct house *house, void *argument)
+{
+    struct told_shared *shared = argument;
+    (void)house;
+    if (setresgid(65534, 65534, 65534) != 0 || setresuid(65534, 65534, 65534) != 0)
+        return 1;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* it was dropped with the uid */
+    uint32_t word = __atomic_load_n(shared->obituary, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&shared->thief_waits, 1, __ATOMIC_RELEASE);
+    if (futex(shared->obituary, FUTEX_WAIT, word) != 0)
+        return 2;
+    shared->stolen_ns = belfry_now_ns();
+    return (__atomic_load_n(shared->obituary, __ATOMIC_ACQUIRE) & BELFRY_OBITUARY_DIED) != 0 ? 0 : 3;
+}
+
+/* --- a round -------------------------------------------------------------------------------------------------------- */
+
+static bool is_asleep(pid_t pid)
+{
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    const char *name_end = got > 0 ? strrchr(text, ')') : NULL;
+    return name_end != NULL && name_end[2] == 'S';
+}
+
+static void wait_for(const char *what, const uint32_t *word, uint32_t value)
+{
+    for (int64_t deadline = SECONDS(120); __atomic_load_n(word, __ATOMIC_ACQUIRE) < value; usleep(1000))
+        cr_assert(belfry_now_ns() < deadline, "%s: %u of %u", what, *word, value);
+}
+
+static void gather(struct crowd *crowd, uint32_t shards, bool thief)
+{
+    house_init(&crowd->house);
+    crowd->house.options.on_message = on_message;
+    crowd->house.options.shards = shards;
+    crowd->house.options.max_slots = 1024;
+    crowd->house.options.warm_pool = 256;
+    crowd->house.options.ring_bytes = 4096;
+    crowd->server = house_start(&crowd->house);
+    crowd->shared = mmap(NULL, sizeof *crowd->shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert(crowd->shared != MAP_FAILED);
+    crowd->thief = 0;
+    if (thief) { /* before all others: who waits first is woken first */
+        crowd->shared->obituary = map_obituary(&crowd->house, 0);
+        crowd->thief = house_process(steal, &crowd->house, crowd->shared);
+        wait_for("thieves", &crowd->shared->thief_waits, 1);
+        for (int64_t deadline = SECONDS(10); !is_asleep(crowd->thief); usleep(1000))
+            cr_assert(belfry_now_ns() < deadline, "the thief does not sleep");
+    }
+    for (int i = 0; i < CLIENTS; i++)
+        crowd->clients[i] = house_process(wait_to_be_told, &crowd->house, crowd->shared);
+    wait_for("clients", &crowd->shared->ready, CLIENTS);
+}
+
+/* All wait from now on. False: it took too long to tell a timeout from the obituary. */
+static bool let_them_wait(struct crowd *crowd)
+{
+    crowd->went_ns = belfry_now_ns();
+    __atomic_store_n(&crowd->shared->go, 1, __ATOMIC_RELEASE);
+    futex(&crowd->shared->go, FUTEX_WAKE, INT_MAX);
+    for (int i = 0; i < CLIENTS; i++)
+        while (__atomic_load_n(&crowd->shared->wait_ns[i], __ATOMIC_ACQUIRE) == 0 || !is_asleep(crowd->clients[i]))
+            if (belfry_now_ns() - crowd->went_ns > PATIENCE_NS)
+                return false;
+    return true;
+}
+
+static int compare(const void *a, const void *b)
+{
+    int64_t difference = *(const int64_t *)a - *(const int64_t *)b;
+    return (difference > 0) - (difference < 0);
+}
+
+/* Kill the server; every client must end with BELFRY_EGONE. Sorts told_ns and wait_ns. */
+static void kill_server(struct crowd *crowd)
+{
+    struct told_shared *shared = crowd->shared;
+    crowd->killed_ns = belfry_now_ns();
+    cr_assert(kill(crowd->server, SIGKILL) == 0);
+    for (int i = 0; i < CLIENTS; i++)
+        cr_assert_eq(house_reap(crowd->clients[i], 60), 0, "a client was told %d", shared->rc[i]);
+    cr_assert_eq(house_reap(crowd->server, 10), 128 + SIGKILL);
+    crowd->house.server = 0;
+    qsort(shared->told_ns, CLIENTS, sizeof *shared->told_ns, compare);
+    qsort(shared->wait_ns, CLIENTS, sizeof *shared->wait_ns, compare);
+}
+
+static void disperse(struct crowd *crowd)
+{
+    munmap(crowd->shared, sizeof *crowd->shared);
+    house_clear(&crowd->house);
+}
+
+/* Rounds until one was quick enough to be judged. */
+static void run_round(struct crowd *crowd, uint32_t shards, bool thief)
+{
+    for (int i = 0; i < ROUNDS_MAX; i++) {
+        gather(crowd, shards, thief);
+        bool judged = let_them_wait(crowd);
+        kill_server(crowd);
+        if (judged)
+            return;
+        if (thief)
+            house_reap(crowd->thief, 60);
+        disperse(crowd);
+    }
+    cr_assert(false, "%d clients never fell asleep within %lld ms", CLIENTS, PATIENCE_NS / NS_PER_MS);
+}
+
+static double ms_after_kill(const struct crowd *crowd, int client)
+{
+    return (double)(crowd->shared->told_ns[client] - crowd->killed_ns) / (double)NS_PER_MS;
+}
+
+static void say(const struct crowd *crowd, const char *how)
+{
+    printf(
+        "told: %d blocked clients, %u shard(s), %s: after kill -9 the first knew after %.1f ms, half after %.1f, all "
+        "after %.1f\n",
+        CLIENTS, crowd->house.options.shards, how, ms_after_kill(crowd, 0), ms_after_kill(crowd, CLIENTS / 2),
+        ms_after_kill(crowd, CLIENTS - 1));
+    fflush(stdout);
+}
+
+Test(told, a_thousand_blocked_clients_when_the_server_is_killed)
+{
+    struct crowd crowd;
+    run_round(&crowd, house_shards(), false);
+    say(&crowd, "no thief");
+    cr_assert_lt(crowd.shared->told_ns[CLIENTS - 1], crowd.shared->wait_ns[0] + SLICE_NS,
+                 "somebody's own timeout may have told him");
+    disperse(&crowd);
+}
+
+Test(told, a_thousand_blocked_clients_in_spite_of_a_thief)
+{
+    struct crowd crowd;
+    if (getuid() != 0)
+        cr_skip_test("only root can become another user");
+    run_round(&crowd, 1, true);
+    say(&crowd, "a thief");
+    cr_assert_eq(house_reap(crowd.thief, 10), 0, "the thief was not woken");
+    cr_assert_geq(crowd.shared->told_ns[0], crowd.shared->wait_ns[0] + SLICE_NS, "the thief stole nothing");
+    cr_assert_lt(crowd.shared->told_ns[CLIENTS - 1], crowd.killed_ns + LONGEST_SLICE_NS);
+    disperse(&crowd);
+}
