@@ -292,8 +292,8 @@ struct board { /* shared memory */
 };
 
 static struct board *board;
-static int go[2]; /* a pipe: its end is the word to begin */
-static int64_t row_count;
+static int go[2];                       /* a pipe: its end is the word to begin */
+static int64_t row_count, first_client; /* the number of client 0 in the ledger: those below belong to earlier runs */
 static int client_count, requests_each;
 
 struct client {
@@ -319,8 +319,8 @@ static int ask_for_transfer(struct client *c, struct query *q, int n, int64_t am
     t->target = (int32_t)choose(c, 1, among);
     t->amount = (int32_t)amount;
     t->fate = UNKNOWN;
-    struct sql_value values[] = {SQL_INT(t->source), SQL_INT(t->target), SQL_INT(t->amount), SQL_INT(c->number),
-                                 SQL_INT(n)};
+    struct sql_value values[] = {SQL_INT(t->source), SQL_INT(t->target), SQL_INT(t->amount),
+                                 SQL_INT(first_client + c->number), SQL_INT(n)};
     return ask(q, c->belfry, transfer_sql, values, 5);
 }
 
@@ -450,6 +450,11 @@ static int client_main(const char *service, int number, uint64_t seed)
 
 /* --- run: all together, and the final check ----------------------------------------------------------------------- */
 
+static struct transfer *transfer_of(int64_t client, int64_t n)
+{
+    return client < client_count && n >= 0 && n < requests_each ? &board->transfers[client * requests_each + n] : NULL;
+}
+
 /* The ledger against what the clients know. Adds what was moved to `balances`. */
 static int check_ledger(belfry_client *client, int64_t *balances, int64_t *found)
 {
@@ -458,21 +463,23 @@ static int check_ledger(belfry_client *client, int64_t *balances, int64_t *found
     int rc = ask(&q, client, "SELECT client, number, source, target, amount FROM ledger", NULL, 0);
     *found = 0;
     while (rc == 0 && (rc = next_row(&q, row, 5)) > 0) {
-        int64_t c = row[0].integer, n = row[1].integer;
-        if (c < 0 || c >= client_count || n < 0 || n >= requests_each)
-            return complain("a transfer of nobody's in the ledger", 0);
-        struct transfer *t = &board->transfers[c * requests_each + n];
-        if (t->source != row[2].integer || t->target != row[3].integer || t->amount != row[4].integer ||
+        int64_t source = row[2].integer, target = row[3].integer, amount = row[4].integer;
+        if (source < 1 || source > row_count || target < 1 || target > row_count)
+            return complain("a transfer between accounts that are none", 0);
+        balances[source] -= amount;
+        balances[target] += amount;
+        rc = 0;
+        if (row[0].integer < first_client)
+            continue;
+        struct transfer *t = transfer_of(row[0].integer - first_client, row[1].integer);
+        if (t == NULL || t->source != source || t->target != target || t->amount != amount ||
             (t->fate != CONFIRMED && t->fate != UNKNOWN)) {
             fprintf(stderr, "%s: transfer %" PRId64 " of client %" PRId64 " is in the ledger and should not be\n", who,
-                    n, c);
+                    row[1].integer, row[0].integer);
             return 1;
         }
         t->fate = NOT_ASKED; /* seen: a second one would be one too many */
-        balances[t->source] -= t->amount;
-        balances[t->target] += t->amount;
         ++*found;
-        rc = 0;
     }
     return rc < 0 ? complain("streaming the ledger", rc) : 0;
 }
@@ -508,8 +515,21 @@ static int check_all(const char *service)
     return failed;
 }
 
+/* Where the numbers of earlier runs end. */
+static int find_first_client(const char *service)
+{
+    belfry_client *client;
+    int rc = belfry_connect(&client, service, NULL);
+    if (rc == 0)
+        rc = query_number(client, "SELECT coalesce(max(client) + 1, 0) FROM ledger", &first_client);
+    belfry_close(client);
+    return rc < 0 ? complain("the ledger", rc) : 0;
+}
+
 static int run(const char *service, uint64_t seed)
 {
+    if (find_first_client(service) != 0)
+        return 1;
     size_t bytes = sizeof *board + (size_t)client_count * (size_t)requests_each * sizeof board->transfers[0];
     board = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (board == MAP_FAILED || pipe(go) < 0)
