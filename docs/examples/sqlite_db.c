@@ -232,6 +232,12 @@ static int say_record(struct db *db, sqlite3_stmt *stmt, enum sql_record_kind ki
     return SQL_EROW;
 }
 
+/* What is said after the commit must not fail any more: it is the last reply, for which there is always room. */
+static int make_room_for_done(struct db *db)
+{
+    return db->out.size + SQL_DONE_BYTES > db->out.room ? flush(db) : 0;
+}
+
 /* --- statements --------------------------------------------------------------------------------------------------- */
 
 static int bind_values(sqlite3_stmt *stmt, struct sql_reader values, uint32_t count)
@@ -301,7 +307,11 @@ static int run_rest(struct db *db, sqlite3_stmt *stmt, const char *rest, const s
     for (;;) {
         int rc = run_statement(db, stmt, request);
         sqlite3_finalize(stmt);
-        if (rc != SQLITE_OK || !has_more(rest, end))
+        if (rc == SQLITE_OK && !has_more(rest, end)) {
+            db->stop = make_room_for_done(db);
+            return db->stop != 0 ? SQLITE_INTERRUPT : SQLITE_OK;
+        }
+        if (rc != SQLITE_OK)
             return rc;
         if (++count == SCRIPT_STATEMENTS_MAX)
             db->stop = SQL_EREQUEST;
@@ -366,8 +376,6 @@ static void answer(struct db *db, int rc, sqlite3_int64 changes_before)
 
     if (rc == SQLITE_OK) {
         sqlite3_int64 changes = sqlite3_total_changes64(db->handle) - changes_before;
-        if (db->out.size + SQL_DONE_BYTES > db->out.room)
-            db->stop = flush(db);
         sql_put_done(&db->out, changes, sqlite3_last_insert_rowid(db->handle));
     }
     if (db->stop != 0)
