@@ -5,6 +5,7 @@
  *     sqlite_load SERVICE load ROWS                    make the tables and load the accounts
  *     sqlite_load SERVICE run ROWS CLIENTS REQUESTS    so many processes, so many requests of each; then check everything
  *     sqlite_load SERVICE check ROWS                   what must be true of the accounts at any time
+ *     sqlite_load SERVICE deadline SQL                 with a deadline of 200 ms, is it over within 250?
  *     sqlite_load SERVICE cancel                       a server with one reader is free again after a cancellation
  *     sqlite_load SERVICE garbage                      what is no request is refused, and nothing worse
  *
@@ -42,6 +43,8 @@
 #define TOO_MUCH 1000000000
 #define CONSTRAINT_CHECK 275 /* SQLite's number; clients do without its header */
 #define REQUEST_BYTES_MAX 16368
+#define DEADLINE_MS 200 /* of a slow query; */
+#define LATEST_MS 250   /* it is over by then */
 
 static const char transfer_sql[] = "UPDATE accounts SET balance = balance + ?3 WHERE id = ?2;"
                                    "UPDATE accounts SET balance = balance - ?3 WHERE id = ?1;"
@@ -628,6 +631,57 @@ static int cancel(belfry_client *client)
     return rc == 0 && count == 1 ? 0 : complain("an interrupted change leaves nothing", rc);
 }
 
+/* --- deadline ----------------------------------------------------------------------------------------------------- */
+
+/* How long this process has stood ready to run and another had the processor. */
+static int64_t waited_ns(void)
+{
+    int64_t ran = 0, waited = 0;
+    FILE *file = fopen("/proc/self/schedstat", "r");
+    if (file == NULL || fscanf(file, "%" SCNd64 " %" SCNd64, &ran, &waited) != 2)
+        waited = 0;
+    if (file != NULL)
+        fclose(file);
+    return waited;
+}
+
+/* Back in time? What a busy machine makes this process wait is not the service's fault, and is not counted. */
+static int judge(const char *what, int64_t began_ns, int64_t waited_before_ns)
+{
+    int64_t waited = waited_ns() - waited_before_ns, took = belfry_now_ns() - began_ns - waited;
+    printf("%s after %.1f ms, and %.1f ms of waiting for a processor\n", what, (double)took / 1e6,
+           (double)waited / 1e6);
+    return took <= LATEST_MS * INT64_C(1000000) ? 0 : complain("the time it took", 0);
+}
+
+static int deadline(belfry_client *client, const char *sql)
+{
+    unsigned char request[REQUEST_BYTES_MAX];
+    belfry_message m;
+    uint64_t id;
+    long size = sql_put_request(request, sizeof request, sql, strlen(sql), NULL, 0);
+    if (size < 0)
+        return complain("the SQL", 0);
+
+    /* The client's own clock ends the call, and a cancellation follows. */
+    int64_t began_ns = belfry_now_ns(), before_ns = waited_ns();
+    int rc = belfry_call(client, request, (size_t)size, &m, belfry_in_ms(DEADLINE_MS));
+    if (rc != -ETIMEDOUT)
+        return complain("a call that takes longer than its deadline", rc);
+    if (judge("back", began_ns, before_ns) != 0)
+        return 1;
+
+    /* The client is patient; the server ends it by itself. */
+    began_ns = belfry_now_ns();
+    before_ns = waited_ns();
+    rc = belfry_send_until(client, request, (size_t)size, belfry_in_ms(DEADLINE_MS), &id);
+    if (rc == 0)
+        rc = belfry_await(client, id, &m, belfry_in_ms(PATIENCE_MS));
+    if (rc != -ETIMEDOUT || strstr(belfry_last_error(), "the deadline has passed") == NULL)
+        return complain("the server's word that the deadline has passed", rc);
+    return judge("interrupted by the server", began_ns, before_ns);
+}
+
 /* --- garbage ------------------------------------------------------------------------------------------------------ */
 
 /* Whatever it says, it is answered. Returns the code of the answer, or sets *failed. */
@@ -679,16 +733,17 @@ static int garbage(belfry_client *client)
 
 /* ------------------------------------------------------------------------------------------------------------------ */
 
-static int with_client(const char *service, const char *mode)
+static int with_client(const char *service, const char *mode, const char *argument)
 {
     belfry_client *client;
     int rc = belfry_connect(&client, service, NULL);
     if (rc < 0)
         return complain("connecting", rc);
-    rc = strcmp(mode, "load") == 0     ? load(client, row_count)
-         : strcmp(mode, "check") == 0  ? check(client, row_count)
-         : strcmp(mode, "cancel") == 0 ? cancel(client)
-                                       : garbage(client);
+    rc = strcmp(mode, "load") == 0       ? load(client, row_count)
+         : strcmp(mode, "check") == 0    ? check(client, row_count)
+         : strcmp(mode, "deadline") == 0 ? deadline(client, argument)
+         : strcmp(mode, "cancel") == 0   ? cancel(client)
+                                         : garbage(client);
     belfry_close(client);
     return rc;
 }
@@ -705,11 +760,13 @@ int main(int argc, char **argv)
             return run(argv[1], seed != NULL ? strtoull(seed, NULL, 10) : (uint64_t)belfry_now_ns());
         }
     }
-    if ((argc == 4 && row_count > 0 && (strcmp(mode, "load") == 0 || strcmp(mode, "check") == 0)) ||
+    if ((argc == 4 && strcmp(mode, "deadline") == 0) ||
+        (argc == 4 && row_count > 0 && (strcmp(mode, "load") == 0 || strcmp(mode, "check") == 0)) ||
         (argc == 3 && (strcmp(mode, "cancel") == 0 || strcmp(mode, "garbage") == 0)))
-        return with_client(argv[1], mode);
+        return with_client(argv[1], mode, argv[3]);
     fputs("usage: sqlite_load SERVICE load|check ROWS\n"
           "       sqlite_load SERVICE run ROWS CLIENTS REQUESTS   (ROWS: 100 or more; SEED in the environment)\n"
+          "       sqlite_load SERVICE deadline SQL\n"
           "       sqlite_load SERVICE cancel|garbage\n",
           stderr);
     return 2;
