@@ -52,7 +52,8 @@ BELFRY_API void belfry_close(belfry_client *c);
  * The server sees the deadline (belfry_message_deadline), and is told when it has passed, as by belfry_cancel(). If the
  * reply is one of several (BELFRY_MORE), belfry_await() with reply->id gives the others.
  * Returns 0; -ETIMEDOUT (a late reply is dropped); BELFRY_EGONE; BELFRY_EREFUSED, BELFRY_ENOSPACE or BELFRY_EVERSION (the
- * connection was never accepted, nothing was executed); BELFRY_EPROTO; BELFRY_ETOOBIG; BELFRY_EFORKED; BELFRY_ESTATE while
+ * connection was never accepted, nothing was executed); BELFRY_EUNREAD (the server drained, and ended the connection before
+ * it read this request: it was not executed); BELFRY_EPROTO; BELFRY_ETOOBIG; BELFRY_EFORKED; BELFRY_ESTATE while
  * a reservation is open; -ENOMEM for a message that had to be kept; or the status that the handler gave to
  * belfry_fail(), with its text in belfry_last_error().
  */
@@ -103,6 +104,13 @@ BELFRY_API int belfry_await(belfry_client *c, uint64_t id, belfry_message *reply
  */
 BELFRY_API int belfry_cancel(belfry_client *c, uint64_t id);
 BELFRY_API uint64_t belfry_client_late_replies(const belfry_client *c); /* dropped so far */
+
+/*
+ * The connection has ended: is it certain that request `id` has not been executed, and never will be? True when the server
+ * said how far it had read (it was drained, stopped, or ended this conn; not when it was killed) and that request was
+ * behind, or had not left whole. False: it may have been; or the connection stands. Does not block.
+ */
+BELFRY_API bool belfry_client_never_read(belfry_client *c, uint64_t id);
 
 /* Give a message back. `m` is emptied; releasing an empty message does nothing. */
 BELFRY_API void belfry_release(belfry_client *c, belfry_message *m);

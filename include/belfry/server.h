@@ -165,6 +165,19 @@ BELFRY_API int belfry_server_run(belfry_server *s);
  */
 BELFRY_API void belfry_server_stop(belfry_server *s);
 
+/*
+ * Shut down without breaking anything off. No new client is taken: newcomers find the successor, or BELFRY_ENOSERVICE.
+ * Requests that have been sent are handled; each conn ends with BELFRY_END_DRAINED as soon as none of its requests is
+ * unread, deferred or arriving in parts and its outbox is empty, which for one that is idle is at once. One that goes on
+ * sending is read for one ring more. At `deadline` (BELFRY_FOREVER: never) those that are left end with
+ * BELFRY_END_STOPPED, and their tickets are worth nothing any more. When the last conn is over the server ends, and
+ * belfry_server_wait() returns 0. What a client sends after its conn has ended, it can tell from what may have been
+ * executed: belfry_client_never_read(), and belfry_reconnect sends it again. A later call sets another deadline;
+ * belfry_server_stop() ends it all at once.
+ * Does not block. Any thread, any handler, any signal handler. Returns 0, or BELFRY_ESTATE when the server does not run.
+ */
+BELFRY_API int belfry_drain(belfry_server *s, int64_t deadline);
+
 /* Stop and wait if need be, then free. NULL is accepted. Not from a handler. In a forked child it only frees. */
 BELFRY_API void belfry_server_destroy(belfry_server *s);
 

@@ -71,7 +71,8 @@ enum belfry_end {
     BELFRY_END_UNFINISHED = 10, /* a lock file was made, but nobody locked it and said hello in time */
     BELFRY_END_VERSION = 11,    /* the client speaks another version of the format */
     BELFRY_END_BACKLOG = 12,    /* the client did not read, its outbox was full, and the service disconnects then */
-    BELFRY_END_COUNT = 13,
+    BELFRY_END_DRAINED = 13,    /* the server was shut down with belfry_drain(): all that it had read was answered */
+    BELFRY_END_COUNT = 14,
 };
 
 /* Codes of belfry's own. All others are -errno. */
@@ -99,6 +100,7 @@ enum belfry_error {
     BELFRY_ESTATE = -4117,       /* the call does not fit the state of the object: started twice, message not held */
     BELFRY_ETHREAD = -4118,      /* called on a thread that does not own the conn or timer */
     BELFRY_EOPTION = -4119,      /* an option has a value that cannot work */
+    BELFRY_EUNREAD = -4120,      /* the connection ended before the request was read: it has not been executed */
     BELFRY_EUSER = -65536,       /* codes at or below this one are yours, for belfry_fail() */
 };
 

@@ -121,6 +121,8 @@ static const char *own_error_text(int rc)
         return "called on a thread that does not own the conn or timer";
     case BELFRY_EOPTION:
         return "an option has a value that cannot work";
+    case BELFRY_EUNREAD:
+        return "the connection ended before the request was read: it has not been executed; connect and send it again";
     case BELFRY_EUSER:
         break;
     }
@@ -166,6 +168,8 @@ const char *belfry_end_text(enum belfry_end end)
         return "the client speaks another version of the format";
     case BELFRY_END_BACKLOG:
         return "the client did not read what it was sent";
+    case BELFRY_END_DRAINED:
+        return "the server is being shut down, and has answered all that it had read";
     case BELFRY_END_COUNT:
         break;
     }

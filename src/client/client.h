@@ -144,6 +144,12 @@ static inline int client_check(const struct belfry_client *c)
 /* wait.c: has it ended? 0, or the code, with its sentence. Entries that came before the end may still be in the ring. */
 int bf_client_end(struct belfry_client *c);
 
+/* wait.c: for reading what the server has not. Once the end is there, those entries stay as we wrote them. */
+struct ring_consumer_local bf_client_unread(const struct belfry_client *c);
+
+/* wait.c: the connection has ended, and this request was certainly not executed. */
+bool bf_client_never_read(struct belfry_client *c, uint64_t id);
+
 /* The shard has stopped or died; its lobby's lock may be free only some milliseconds later. */
 static inline bool client_is_over(uint32_t obituary)
 {

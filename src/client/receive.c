@@ -416,6 +416,16 @@ static int failed(struct belfry_client *c, belfry_message *m)
     return status;
 }
 
+/* The connection has ended under this request. If the server was drained, was it read before? */
+static int ended(struct belfry_client *c, uint64_t id, int rc)
+{
+    if (rc != BELFRY_EGONE || load_acquire(&c->recv->end) != BELFRY_END_DRAINED || !bf_client_never_read(c, id))
+        return rc;
+    return bf_error(BELFRY_EUNREAD,
+                    "the server \"%s\" was shut down before it read this request: it has not been executed",
+                    c->shared->lobby.geometry.service);
+}
+
 /* The next reply to request `id`. 0; -ETIMEDOUT; the status of a failure; or another code. */
 static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)
 {
@@ -430,7 +440,7 @@ static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, in
             rc = wait_for_news(c, &polling, deadline);
         if (bf_unlikely(rc < 0)) {
             *reply = (belfry_message){0};
-            return rc == -ETIMEDOUT ? timed_out(c) : rc;
+            return rc == -ETIMEDOUT ? timed_out(c) : ended(c, id, rc);
         }
     }
     polling_paid(c, polling);

@@ -92,6 +92,41 @@ int bf_client_end(struct belfry_client *c)
     return c->end_rc;
 }
 
+struct ring_consumer_local bf_client_unread(const struct belfry_client *c)
+{
+    uint64_t from = load_acquire(&c->recv->consumed); /* partner: ring_publish */
+    bool possible = c->out.position - from <= c->out.capacity && from % BELFRY_ENTRY_ALIGN == 0;
+    return (struct ring_consumer_local){.data = c->out.data,
+                                        .capacity = c->out.capacity,
+                                        .colour = c->out.colour,
+                                        .position = possible ? from : c->out.position};
+}
+
+static bool is_behind(const struct belfry_client *c, uint64_t id)
+{
+    struct ring_consumer_local unread = bf_client_unread(c);
+    struct ring_entry e;
+    while (unread.position < c->out.position && ring_peek(&unread, &e) > 0) {
+        if (e.id == id && (e.kind == BELFRY_REQUEST || (e.kind == BELFRY_PART && e.flags == BELFRY_FLAG_EXTENDED)))
+            return true;
+        ring_advance(&unread, &e);
+    }
+    return false;
+}
+
+bool bf_client_never_read(struct belfry_client *c, uint64_t id)
+{
+    uint32_t why = load_acquire(&c->recv->end); /* partner: listener.c, tell_end, which comes after the position */
+    if (why == BELFRY_END_NONE)
+        return false;
+    return (client_is_leaving(c) && c->large->out.id == id) || is_behind(c, id);
+}
+
+bool belfry_client_never_read(belfry_client *c, uint64_t id)
+{
+    return client_check(c) == 0 && id != 0 && bf_client_never_read(c, id);
+}
+
 /* --- sleeping ------------------------------------------------------------------------------------------------------ */
 
 bool bf_client_has_news(struct belfry_client *c)

@@ -298,6 +298,8 @@ static bool may_read(const struct belfry_conn *conn, const struct ring_entry *e)
         return false;
     if (conn->dying != BELFRY_END_NONE) /* what it committed is handled, and then it is over */
         return (conn->halted & HALTED_BY_OUTBOX) == 0;
+    if (conn->halted == HALTED_BY_DRAIN && e->kind == BELFRY_PART && e->flags == 0)
+        return conn->whole.open;
     return e->kind == BELFRY_BYE || (e->kind == BELFRY_CANCEL && conn->outbox.echoes < ECHOES_MAX);
 }
 
@@ -366,6 +368,8 @@ int bf_conn_turn(struct belfry_conn *conn)
         return -(int)conn->kicked;
     if (bf_unlikely(conn->dying != BELFRY_END_NONE) && read == 0)
         return -(int)conn->dying;
+    if (bf_unlikely(conn->draining) && bf_conn_is_drained(conn))
+        return -BELFRY_END_DRAINED;
     return sent + read;
 }
 

@@ -10,7 +10,7 @@
 #define FAILURE_TEXT_MAX 255u
 
 /* Why nothing more is read from a conn, in bits. */
-enum { HALTED_BY_KICK = 1, HALTED_BY_TICKETS = 2, HALTED_BY_OUTBOX = 4 };
+enum { HALTED_BY_KICK = 1, HALTED_BY_TICKETS = 2, HALTED_BY_OUTBOX = 4, HALTED_BY_DRAIN = 8 };
 
 /* Where belfry_reply_reserve() put what the handler is writing. */
 enum conn_reservation { RESERVED_NONE, RESERVED_RING, RESERVED_OUTBOX, RESERVED_NOWHERE };
@@ -30,6 +30,8 @@ struct belfry_conn {
     bool in_handler;
     bool committed; /* something for the client since the last fence */
     uint8_t halted;
+    bool draining;          /* it ends as soon as nothing of it is open */
+    uint64_t drain_from;    /* what had been read by then */
     enum belfry_end kicked; /* why, when it is halted by a kick */
     enum belfry_end dying;  /* the client is gone; handle what it left behind, then end */
     int out_rc;             /* BELFRY_EPROTO: the client's position was impossible */
@@ -68,6 +70,9 @@ bool bf_conn_has_work(struct belfry_conn *conn);
 
 /* The conn of that id, if it is one of this shard's and not over. post.c. */
 struct belfry_conn *bf_conn_of(struct bf_shard *shard, belfry_conn_id id);
+
+/* drain.c: is nothing of a conn that drains open any more? Also stops reading when it has read a ring since. */
+bool bf_conn_is_drained(struct belfry_conn *conn) __attribute__((cold));
 
 /* Put one whole message into the ring or the outbox. `flags`: BELFRY_FLAG_MORE or 0. reply.c. */
 int bf_conn_say(struct belfry_conn *conn, enum belfry_kind kind, uint8_t flags, uint64_t id, const void *data,

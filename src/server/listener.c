@@ -324,7 +324,8 @@ void bf_listener_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     const belfry_server_options *o = shard->options;
     INVARIANT(slot->phase == SLOT_OPEN);
     bf_shard_cool(shard, slot);
-    slot->phase = SLOT_ENDING; /* from here on nothing makes it hot again, and nothing can be said to it */
+    slot->phase = SLOT_ENDING;     /* from here on nothing makes it hot again, and nothing can be said to it */
+    ring_publish(&slot->conn->in); /* exactly: what lies behind it has not been read, and never will be */
     bf_tickets_conn_over(slot->conn);
     if (o->on_disconnect != NULL)
         o->on_disconnect(slot->conn, why, o->user);

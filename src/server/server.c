@@ -314,6 +314,15 @@ void belfry_server_stop(belfry_server *s)
         bf_shard_stop(&s->shards[i]);
 }
 
+int belfry_drain(belfry_server *s, int64_t deadline)
+{
+    if (load_acquire(&s->shards[0].mailbox.newest) == MAILBOX_CLOSED)
+        return bf_error(BELFRY_ESTATE, "the server \"%s\" is not running", s->place.service);
+    for (uint32_t i = 0; i < s->shard_count; i++)
+        bf_shard_drain(&s->shards[i], deadline);
+    return 0;
+}
+
 uint64_t belfry_server_instance(const belfry_server *s)
 {
     return s->instance.number;

@@ -113,10 +113,7 @@ static void look_at_current(struct bf_shard *s)
         return; /* a lower number, or none: our own start has not swung the link yet */
     bf_log(s->log, BELFRY_LOG_INFO, "shard %u drains: instance %llu is current now", s->index,
            (unsigned long long)current);
-    s->draining = s->pool.closing = true;
-    store_relaxed(&s->lobby->door, BELFRY_DOOR_DRAINING);
-    full_fence(); /* partner: client/claim.c reads the door after it has made the lock file */
-    s->rescan = true;
+    bf_shard_refuse_claims(s);
 }
 
 static bool collect(struct bf_shard *s)
@@ -331,8 +328,10 @@ static bool turn(struct bf_shard *s)
         s->sweep_at_ns = 0;
     }
     worked |= house_keep(s);
-    if (bf_unlikely(s->draining || load_relaxed(&s->stop_requested)))
+    if (bf_unlikely(s->draining || load_relaxed(&s->stop_requested) || load_relaxed(&s->drain_ns) != 0)) {
+        bf_shard_continue_draining(s);
         continue_stopping(s);
+    }
     return worked;
 }
 
@@ -367,6 +366,7 @@ void bf_shard_init(struct bf_shard *s, struct belfry_server *server, uint32_t in
     s->index = index;
     s->cpu = cpu;
     store_relaxed(&s->stop_requested, false);
+    store_relaxed(&s->drain_ns, 0);
     bf_tickets_reset(&s->tickets);
 }
 

@@ -24,6 +24,7 @@ struct bf_shard {
     struct bf_mailbox mailbox;
     struct bf_ticket_table tickets;
     bool stop_requested;
+    int64_t drain_ns; /* asked to drain, until then; 0: not asked */
 
     /* All else is the thread's own, and new with each start. */
     struct belfry_server *server;
@@ -56,7 +57,8 @@ struct bf_shard {
     struct bf_slot_queue later;
     bool rescan;
     bool was_current;
-    bool draining; /* another instance is current: refuse claims */
+    bool draining;          /* another instance is current, or we were told to: refuse claims */
+    int64_t drain_until_ns; /* drain.c: what of drain_ns has been seen; 0: nothing */
 
     /* the slow sweep */
     int64_t sweep_at_ns; /* 0: not planned */
@@ -96,6 +98,15 @@ void bf_shard_run(struct bf_shard *shard);
 
 /* Ask the shard to stop. Any thread, any signal handler. */
 void bf_shard_stop(struct bf_shard *shard);
+
+/* drain.c: ask the shard to drain. Any thread, any signal handler. */
+void bf_shard_drain(struct bf_shard *shard, int64_t deadline_ns);
+
+/* drain.c: from here on claims are refused; those that have been made are looked for. */
+void bf_shard_refuse_claims(struct bf_shard *shard);
+
+/* drain.c: a turn's step of draining, if the shard has been asked to. */
+void bf_shard_continue_draining(struct bf_shard *shard);
 
 /* The shard whose thread is running, or NULL. */
 struct bf_shard *bf_shard_self(void);

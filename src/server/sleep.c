@@ -119,6 +119,8 @@ static int64_t sleep_limit(struct bf_shard *s)
         next = bf_min(next, s->sweep_at_ns);
     if (s->timers.count > 0)
         next = bf_min(next, bf_timers_next_ns(&s->timers));
+    if (s->drain_until_ns != 0 && s->conn_count > 0)
+        next = bf_min(next, s->drain_until_ns);
     if (s->stopping && s->ios != NULL)
         next = bf_min(next, s->io_cancel_at_ns);
     if (s->pool.refill_after_ns > now)
@@ -156,8 +158,9 @@ void bf_shard_sleep(struct bf_shard *s)
     arm_mailbox(s);
     full_fence(); /* asleep and parked are visible before the last look; partner: client/wait.c, bf_client_tell */
 
-    bool work = look_at_parked(s) || (load_relaxed(&s->stop_requested) && !s->stopping) || s->dirty.first != NULL ||
-                s->rescan || s->touched_count > 0 || s->inbox != NULL || !mailbox_is_empty(&s->mailbox) ||
+    bool asked = load_relaxed(&s->stop_requested) || load_relaxed(&s->drain_ns) != s->drain_until_ns;
+    bool work = look_at_parked(s) || (asked && !s->stopping) || s->dirty.first != NULL || s->rescan ||
+                s->touched_count > 0 || s->inbox != NULL || !mailbox_is_empty(&s->mailbox) ||
                 bf_slot_pool_is_busy(&s->pool);
     for (uint32_t i = 0; i < s->hot_count && !work; i++)
         work = bf_conn_has_work(s->hot[i]->conn);

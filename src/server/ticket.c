@@ -97,7 +97,7 @@ static void unlink_from_conn(struct ticket_record *record)
         record->next->at = record->at;
     record->conn = NULL;
     conn->ticket_count--;
-    if ((conn->halted & HALTED_BY_TICKETS) != 0) {
+    if ((conn->halted & HALTED_BY_TICKETS) != 0 || conn->draining) {
         conn->halted &= (uint8_t)~HALTED_BY_TICKETS;
         bf_shard_heat(conn->shard, conn->slot); /* there may be requests that nobody will ring for again */
     }

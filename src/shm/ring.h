@@ -224,6 +224,13 @@ static inline void ring_free(struct ring_consumer_local *c, uint64_t position)
     c->has_published = true;
 }
 
+/* Say exactly how far has been read: the last word about this ring. */
+static inline void ring_publish(struct ring_consumer_local *c)
+{
+    store_release(c->consumed_shared, c->position); /* partner: ring_refresh; and client/reconnect.c, after the end */
+    c->published = c->position;
+}
+
 /*
  * Copy the next entry's header to *e without consuming it. 1: there is one; 0: empty; BELFRY_EPROTO: its header is
  * impossible. Pads are stepped over; the room of a pad is freed with the entry before or after it.
