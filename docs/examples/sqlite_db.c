@@ -358,7 +358,7 @@ static void fail_stopped(struct db *db)
         snprintf(text, sizeof text, "a row does not fit into a message of %zu bytes", db->out.room);
         break;
     case SQL_EREQUEST:
-        snprintf(text, sizeof text, "a request has less than %u statements", SCRIPT_STATEMENTS_MAX);
+        snprintf(text, sizeof text, "a request has fewer than %u statements", SCRIPT_STATEMENTS_MAX);
         break;
     default: /* nobody waits any more */
         snprintf(text, sizeof text, "%s", belfry_error_text(db->stop));

@@ -6,7 +6,7 @@
  * All numbers are little or big endian as the machine is; nothing is aligned.
  *
  *     request    u32 SQL_FORMAT, u32 bytes of the SQL, u32 number of values, the SQL, the values
- *     value      u8 enum sql_type, then: INTEGER 8 bytes; REAL 8 bytes; TEXT and BLOB u32 length and that many; NULL nothing
+ *     value      u8 enum sql_type, then: INTEGER and REAL 8 bytes; TEXT and BLOB u32 length and that many; NULL nothing
  *     reply      records, each whole: u32 enum sql_record_kind, u32 bytes of its body, the body
  *       COLUMNS  u32 number, then as many values of TEXT: names. Begins a result; a request may have several
  *       ROW      as many values as the last COLUMNS said
