@@ -250,58 +250,6 @@ Test(going, a_lock_file_that_the_server_cannot_open_costs_no_slot)
 
 /* --- servers -------------------------------------------------------------------------------------------------------- */
 
-/* Receive until something ends it: 10 = told that the server is gone; *argument counts those that wait. */
-static int waiter(struct house *house, void *argument)
-{
-    belfry_client *c;
-    belfry_message m;
-    if (house_connect_rc(house, &c) < 0 || house_echo(c, 1, 64) < 0)
-        return 1;
-    __atomic_fetch_add((uint32_t *)argument, 1, __ATOMIC_RELEASE);
-    int rc = belfry_receive(c, &m, BELFRY_FOREVER);
-    return rc == BELFRY_EGONE ? 10 : 2;
-}
-
-static void wait_for_count(const uint32_t *count, uint32_t value)
-{
-    for (int64_t deadline = SECONDS(30); __atomic_load_n(count, __ATOMIC_ACQUIRE) < value; usleep(1000))
-        cr_assert(belfry_now_ns() < deadline, "only %u of %u clients wait", *count, value);
-}
-
-/* Within less than what is left of their own first slice, so that a timeout cannot have told them. */
-static void everybody_is_told(int how)
-{
-    enum { WAITERS = 100 };
-    struct house house;
-    pid_t pids[WAITERS];
-    house_init(&house);
-    pid_t server = house_start(&house);
-    uint32_t *count = mmap(NULL, sizeof *count, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    for (int i = 0; i < WAITERS; i++)
-        pids[i] = house_process(waiter, &house, count);
-    wait_for_count(count, WAITERS);
-    usleep(200000); /* let them fall asleep */
-    kill(server, how);
-    int64_t killed = belfry_now_ns();
-    for (int i = 0; i < WAITERS; i++)
-        cr_assert_eq(house_reap(pids[i], 30), 10);
-    cr_assert_lt(belfry_now_ns() - killed, 750000000ll, "told too late: by their own timeout");
-    cr_assert_eq(house_reap(server, 10), how == SIGKILL ? 128 + SIGKILL : 0);
-    house.server = 0;
-    munmap(count, sizeof *count);
-    house_clear(&house);
-}
-
-Test(going, clients_that_wait_are_told_when_the_server_is_killed)
-{
-    everybody_is_told(SIGKILL);
-}
-
-Test(going, clients_that_wait_are_told_when_the_server_stops)
-{
-    everybody_is_told(SIGTERM);
-}
-
 Test(going, a_call_in_flight_ends_when_the_server_is_killed)
 {
     struct house house;
