@@ -18,12 +18,57 @@ extern "C" {
 
 typedef struct belfry_client belfry_client;
 
+/* What on_reconnect is told. */
+enum belfry_reconnect_event {
+    BELFRY_RECONNECT_LOST = 1,     /* the connection has ended, with this code, and will be made again */
+    BELFRY_RECONNECT_FAILED = 2,   /* an attempt has failed with this code; the next will be made */
+    BELFRY_RECONNECT_DONE = 3,     /* attached again; the code is 0 */
+    BELFRY_RECONNECT_GIVEN_UP = 4, /* it will not be made again: the client ends with this code */
+};
+
+/*
+ * Go on with another connection when the server was drained, replaced, stopped or killed, or did not accept us. Not when
+ * on_connect refused us, the service disconnected us, or the formats differ: then it ends, as without this.
+ *
+ * No thread works at that: whoever calls, receives or waits (in a poller, too) makes the attempts, and each may take up to
+ * 100 ms beyond his deadline while the server makes a slot. Sends never wait: until the connection is there again, and
+ * what was in flight has gone out, they are told -EAGAIN; receive, or the poller, says when to try again.
+ *
+ * What becomes of a message that was sent and not answered:
+ * - The server said how far it had read (drained, stopped), and had not read this one; or it had not left whole: it is sent
+ *   again, under its id. So nothing is lost when a server is drained.
+ * - It may have been executed, and may be executed twice (belfry_send_idempotent, belfry_call_idempotent, or `idempotent`
+ *   below), and none of its replies has come: it is sent again, under its id. Its bytes are kept for that until it is
+ *   answered; a copy is made of them, except by calls.
+ * - Else it ends with BELFRY_EGONE: a call returns that, belfry_await() too, and belfry_receive() hands out a failure of that
+ *   status. One-way messages that may have been read are gone.
+ * Messages that came before the end, and those that are held, stay. Cancelled requests stay cancelled.
+ */
+typedef struct belfry_reconnect {
+    bool enabled;      /* default: false */
+    bool idempotent;   /* every request of this client may be executed twice */
+    uint32_t first_ms; /* the pause after the first failed attempt; doubles with each. The first is made at once */
+    uint32_t max_ms;   /* ... up to this */
+    uint32_t
+        jitter_percent;   /* each pause is shorter by up to so much, so that not all clients come at once; 0 to 100 */
+    uint32_t give_up_ms;  /* 0: never. Else the client ends with BELFRY_EGONE when it has been without so long */
+    uint32_t replays_max; /* of one request that may have been executed: perhaps it is what kills the server */
+
+    /*
+     * What has happened. Called by whoever notices, in any function of the client or of its poller. It may ask the client
+     * where it sits, and do nothing else with it. Optional.
+     */
+    void (*on_reconnect)(belfry_client *c, enum belfry_reconnect_event event, int rc, void *user);
+    void *user;
+} belfry_reconnect;
+
 typedef struct belfry_client_options {
     size_t size;         /* set by belfry_client_options_init() */
     const char *root;    /* NULL: $BELFRY_ROOT, else /dev/shm/belfry-<uid> */
     int64_t deadline_ns; /* for connect, on CLOCK_MONOTONIC; 0: five seconds from the call */
     enum belfry_spin spin;
     bool atfork; /* close this client's lock in forked children, so that its death is noticed */
+    belfry_reconnect reconnect;
 } belfry_client_options;
 
 /* Fill `o` with the defaults; `size` is sizeof *o as the caller knows it. */
@@ -68,6 +113,14 @@ BELFRY_API int belfry_send(belfry_client *c, const void *data, size_t size, uint
 
 /* The same, and tell the server until when the reply is wanted (as belfry_call() does). It does not cancel by itself. */
 BELFRY_API int belfry_send_until(belfry_client *c, const void *data, size_t size, int64_t deadline, uint64_t *id);
+
+/*
+ * As belfry_send_until(), belfry_call(), for a request that may be executed twice: should the connection be lost before it
+ * is answered, it is sent again (belfry_reconnect). Without that policy there is no difference. Also -ENOMEM, for its copy.
+ */
+BELFRY_API int belfry_send_idempotent(belfry_client *c, const void *data, size_t size, int64_t deadline, uint64_t *id);
+BELFRY_API int belfry_call_idempotent(belfry_client *c, const void *data, size_t size, belfry_message *reply,
+                                      int64_t deadline);
 
 /* The same for a message that wants no reply. */
 BELFRY_API int belfry_send_one_way(belfry_client *c, const void *data, size_t size);
@@ -133,6 +186,9 @@ BELFRY_API size_t belfry_message_bytes_max(const belfry_client *c);
 BELFRY_API uint32_t belfry_client_slot(const belfry_client *c);
 BELFRY_API uint32_t belfry_client_shard(const belfry_client *c);
 BELFRY_API uint64_t belfry_client_instance(const belfry_client *c);
+
+/* Times that it has gone on with another connection. The three above speak of the present one, or the last. */
+BELFRY_API uint64_t belfry_client_reconnects(const belfry_client *c);
 
 /* Times this client, or a poller that it led, found news only because its own timeout ran out: must stay 0. */
 BELFRY_API uint64_t belfry_client_rescued_wakes(const belfry_client *c);

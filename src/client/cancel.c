@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "client/client.h"
+#include "client/reconnect.h"
 
 static struct client_late *late_find(const struct belfry_client *c, uint64_t id)
 {
@@ -69,12 +69,19 @@ bool bf_client_has_said_cancel(const struct belfry_client *c, uint64_t id)
 
 int bf_client_give_up(struct belfry_client *c, uint64_t id)
 {
+    if (c->reconnect != NULL && bf_reconnect_forget(c, id))
+        return 0;
     if (late_find(c, id) != NULL)
         return 0;
     int rc = late_add(c, id);
     if (rc == 0)
         bf_client_say_cancels(c);
     return rc;
+}
+
+void bf_client_forget_late(struct belfry_client *c)
+{
+    c->late_count = c->unsaid_count = 0;
 }
 
 bool bf_client_is_late(struct belfry_client *c, uint8_t kind, uint8_t flags, uint64_t id)
@@ -105,10 +112,14 @@ int belfry_cancel(belfry_client *c, uint64_t id)
         return bf_error(-ENOENT, "this connection has sent no request %llu", (unsigned long long)id);
     rc = client_end(c);
     if (rc < 0)
+        rc = bf_reconnect_over(c, rc);
+    if (rc < 0 && rc != -EAGAIN)
         return rc;
     bf_client_drop_stashed(c, id);
     bf_large_forget(c, id);
     if (client_is_leaving(c) && c->large->out.id == id) {
+        if (c->reconnect != NULL)
+            bf_reconnect_forget(c, id);
         bf_large_stop(c);
         return 0;
     }

@@ -71,6 +71,8 @@ struct client_lobby {
     struct client_lobby *next;
 };
 
+struct client_reconnect; /* reconnect.h */
+
 struct belfry_client {
     /* What every message touches comes first, in as few cache lines as it takes: a poller has thousands of these. */
     struct belfry_abi_send *send;
@@ -87,7 +89,8 @@ struct belfry_client {
     bool untold;     /* ... and has not yet */
     bool has_commit; /* ... for an entry, not only for a position */
     uint32_t late_count;
-    uint32_t unsaid_count; /* of these, cancellations that found no room yet */
+    uint32_t unsaid_count;              /* of these, cancellations that found no room yet */
+    struct client_reconnect *reconnect; /* NULL: when it ends, it ends */
     struct ring_producer_local out;
     struct ring_consumer_local in;
     uint64_t taken_at; /* where the last message was read */
@@ -132,6 +135,15 @@ int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_
 /* connect.c: forks that this process is away from the first one; and the sentence for a handle from before. */
 extern uint32_t bf_client_fork_generation;
 int bf_client_forked(void);
+
+/* connect.c: a new client, attached to the instance that is current; `tries` looks at which one that is. */
+struct bf_place;
+int bf_client_attach(struct belfry_client **out, const struct bf_place *place, const belfry_client_options *o,
+                     int64_t deadline_ns, int tries);
+
+/* connect.c: the connection of `fresh`, which is freed, becomes that of `c`; its own maps are unmapped, or another's. */
+void bf_client_adopt(struct belfry_client *c, struct belfry_client *fresh, bool unmap);
+void bf_client_close_lock(struct belfry_client *c);
 
 /* May this handle be used here? 0 or BELFRY_EFORKED. */
 static inline int client_check(const struct belfry_client *c)
@@ -201,6 +213,12 @@ bool bf_large_is_blocked(const struct belfry_client *c);
 /* large.c: the message that arrives is wanted no longer; what still comes of it is late. */
 void bf_large_forget(struct belfry_client *c, uint64_t id);
 
+/* large.c: the connection is lost: what leaves and what arrives is dropped; what is being written stays. */
+void bf_large_lost(struct belfry_client *c);
+
+/* large.c: send this; a block that holds its data is taken over. 1: it is leaving; 0: not yet; or a code. */
+int bf_large_again(struct belfry_client *c, const struct parts_out *out, void **block);
+
 /* large.c: nothing of either is left. */
 void bf_large_free(struct belfry_client *c);
 
@@ -223,6 +241,15 @@ bool bf_client_has_said_cancel(const struct belfry_client *c, uint64_t id);
 
 /* cancel.c: is this entry the answer to something given up, or the echo of it? Then it is to be dropped. */
 bool bf_client_is_late(struct belfry_client *c, uint8_t kind, uint8_t flags, uint64_t id);
+
+/* cancel.c: the connection is lost, and with it all that might still come. */
+void bf_client_forget_late(struct belfry_client *c);
+
+/* receive.c: keep a message of its own memory for belfry_receive(). */
+void bf_client_keep(struct belfry_client *c, struct client_stashed *stashed);
+
+/* receive.c: keep all that is in the ring. 0 or a code. */
+int bf_client_keep_all(struct belfry_client *c);
 
 /* receive.c: drop what is kept of the replies to a request. */
 void bf_client_drop_stashed(struct belfry_client *c, uint64_t id);

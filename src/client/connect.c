@@ -12,7 +12,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
-#include "client/client.h"
+#include "client/reconnect.h"
 #include "shm/place.h"
 
 #define CONNECT_NS 5000000000ll
@@ -86,7 +86,11 @@ int bf_client_forked(void)
 
 void belfry_client_options_init(belfry_client_options *o, size_t size)
 {
-    const belfry_client_options defaults = {.size = size, .spin = BELFRY_SPIN_DEFAULT, .atfork = true};
+    const belfry_client_options defaults = {
+        .size = size,
+        .spin = BELFRY_SPIN_DEFAULT,
+        .atfork = true,
+        .reconnect = {.first_ms = 5, .max_ms = 1000, .jitter_percent = 50, .replays_max = 3}};
     memset(o, 0, size);
     memcpy(o, &defaults, bf_min(size, sizeof defaults));
 }
@@ -130,13 +134,13 @@ static int attach(struct belfry_client *c, const struct bf_place *place, int ser
     return rc;
 }
 
-static int attach_to_current(struct belfry_client *c, const struct bf_place *place, int64_t deadline_ns)
+static int attach_to_current(struct belfry_client *c, const struct bf_place *place, int64_t deadline_ns, int tries_max)
 {
     int service_dir = bf_place_open(place, false);
     if (service_dir < 0)
         return service_dir;
     int rc = -ESTALE;
-    for (int tries = 0; rc == -ESTALE && tries < STALE_TRIES; tries++) {
+    for (int tries = 0; rc == -ESTALE && tries < tries_max; tries++) {
         if (tries > 0) { /* a server is being replaced: its successor is about to be current */
             uint32_t never = 0;
             struct bf_os_wait pause = {&never, 0};
@@ -163,6 +167,29 @@ static struct belfry_client *client_new(void)
     return c;
 }
 
+int bf_client_attach(struct belfry_client **out, const struct bf_place *place, const belfry_client_options *o,
+                     int64_t deadline_ns, int tries)
+{
+    struct belfry_client *c = client_new();
+    *out = NULL;
+    if (c == NULL)
+        return bf_error(-ENOMEM, "no memory for a connection");
+    c->atfork = o->atfork;
+    pthread_once(&forked_once, register_atfork); /* also for who ignores forks: a child must not inherit a held mutex */
+    bf_spin_init(&c->spin, o->spin);
+    if (c->atfork)
+        watch_forks(c);
+    int rc = attach_to_current(c, place, deadline_ns, tries);
+    if (rc < 0) {
+        forget_forks(c);
+        free(c);
+        return rc;
+    }
+    start_rings(c);
+    *out = c;
+    return 0;
+}
+
 int belfry_connect(belfry_client **out, const char *service, const belfry_client_options *o)
 {
     belfry_client_options options;
@@ -180,28 +207,64 @@ int belfry_connect(belfry_client **out, const char *service, const belfry_client
         return bf_error(BELFRY_EOPTION, "spin is %u: it must be one of enum belfry_spin", (unsigned)options.spin);
     int64_t deadline_ns = options.deadline_ns != 0 ? options.deadline_ns : bf_os_now_ns() + CONNECT_NS;
 
-    int rc = bf_place_init(&place, service, options.root);
+    int rc = bf_reconnect_check(&options.reconnect);
+    if (rc == 0)
+        rc = bf_place_init(&place, service, options.root);
     if (rc == 0 && place.uid != bf_os_uid())
         rc = bf_error(-EACCES, "\"%s\" is another user's service: this version serves its own user only", service);
     if (rc < 0)
         return rc;
-    struct belfry_client *c = client_new();
-    if (c == NULL)
-        return bf_error(-ENOMEM, "no memory for a connection");
-    c->atfork = options.atfork;
-    pthread_once(&forked_once, register_atfork); /* also for who ignores forks: a child must not inherit a held mutex */
-    bf_spin_init(&c->spin, options.spin);
-    if (c->atfork)
-        watch_forks(c);
-    rc = attach_to_current(c, &place, deadline_ns);
-    if (rc < 0) {
-        forget_forks(c);
-        free(c);
-        return rc;
+    rc = bf_client_attach(out, &place, &options, deadline_ns, STALE_TRIES);
+    if (rc == 0 && (rc = bf_reconnect_init(*out, &place, &options)) < 0) {
+        belfry_close(*out);
+        *out = NULL;
     }
-    start_rings(c);
-    *out = c;
-    return 0;
+    return rc;
+}
+
+/* --- another connection ---------------------------------------------------------------------------------------------- */
+
+static void unmap_segments(struct belfry_client *c)
+{
+    uint64_t bytes = segment_bytes(c->shared->lobby.geometry.ring_bytes);
+    bf_os_unmap(c->send, bytes);
+    bf_os_unmap((void *)c->recv, bytes);
+}
+
+void bf_client_adopt(struct belfry_client *c, struct belfry_client *fresh, bool unmap)
+{
+    if (unmap)
+        unmap_segments(c);
+    bf_client_lobby_detach(c->shared);
+    c->send = fresh->send;
+    c->recv = fresh->recv;
+    c->lobby_slot = fresh->lobby_slot;
+    c->shard = fresh->shard;
+    c->open_state = fresh->open_state;
+    c->in_place_end = fresh->in_place_end;
+    c->out = fresh->out;
+    c->in = fresh->in;
+    c->shared = fresh->shared;
+    c->slot = fresh->slot;
+    c->generation = fresh->generation;
+    c->slice = 0;
+    c->end_rc = 0;
+    c->server_dead = false;
+    pthread_mutex_lock(&forked_mutex); /* a child that is forked now closes the lock, whoever holds it */
+    c->lock_fd = fresh->lock_fd;
+    fresh->lock_fd = -1;
+    pthread_mutex_unlock(&forked_mutex);
+    if (fresh->atfork)
+        forget_forks(fresh);
+    free(fresh);
+}
+
+void bf_client_close_lock(struct belfry_client *c)
+{
+    pthread_mutex_lock(&forked_mutex);
+    bf_os_close(c->lock_fd);
+    c->lock_fd = -1;
+    pthread_mutex_unlock(&forked_mutex);
 }
 
 /* --- close --------------------------------------------------------------------------------------------------------- */
@@ -234,17 +297,17 @@ void belfry_close(belfry_client *c)
     if (c->poller != NULL)
         belfry_poller_remove(c->poller, c);
     if (usable) {
-        uint64_t bytes = segment_bytes(c->shared->lobby.geometry.ring_bytes);
-        say_goodbye(c);
+        if (!client_is_lost(c))
+            say_goodbye(c);
         if (c->atfork)
             forget_forks(c);
-        bf_os_unmap(c->send, bytes);
-        bf_os_unmap((void *)c->recv, bytes);
+        unmap_segments(c);
         bf_os_close(c->lock_fd);
         bf_client_lobby_detach(c->shared);
     }
     stash_free(c->stash_first);
     stash_free(c->stash_out);
+    bf_reconnect_free(c, usable);
     bf_large_free(c);
     if (c->held != c->held_few)
         free(c->held);

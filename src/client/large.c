@@ -15,7 +15,7 @@
 #include "base/block.h"
 #include "base/check.h"
 #include "base/error.h"
-#include "client/client.h"
+#include "client/reconnect.h"
 
 static struct client_large *large_of(struct belfry_client *c)
 {
@@ -38,6 +38,8 @@ static void set_state(struct belfry_client *c, enum large_state state)
     c->in_place_end = state == LARGE_NOTHING ? (uint32_t)max + 1 : 0;
     if (state == LARGE_LEAVING)
         c->wanted = parts_next_payload(&c->large->out, c->out.capacity) + 1;
+    if (c->reconnect != NULL)
+        bf_reconnect_settle(c);
 }
 
 /* It is out of the way. A send that it was in the way of may be tried again. */
@@ -48,6 +50,10 @@ static void nothing_leaves(struct belfry_client *c)
     large->block = NULL;
     c->wanted = large->refused_one ? large->refused : 0;
     large->refused_one = false;
+    if (c->reconnect != NULL && c->wanted != 0) { /* others may go before that one */
+        c->reconnect->refused = c->wanted;
+        c->wanted = 0;
+    }
     set_state(c, LARGE_NOTHING);
 }
 
@@ -124,20 +130,50 @@ static int leave(struct belfry_client *c, enum belfry_kind kind, const void *dat
                  uint64_t *id)
 {
     struct client_large *large = c->large;
-    large->out = (struct parts_out){.data = data,
-                                    .bytes = size,
-                                    .id = kind == BELFRY_REQUEST ? c->next_id++ : 0,
-                                    .deadline_ns = deadline == BELFRY_FOREVER ? 0 : bf_max(deadline, 1),
-                                    .kind = (uint8_t)kind};
+    struct parts_out out = {.data = data,
+                            .bytes = size,
+                            .id = kind == BELFRY_REQUEST ? c->next_id : 0,
+                            .deadline_ns = deadline == BELFRY_FOREVER ? 0 : bf_max(deadline, 1),
+                            .kind = (uint8_t)kind};
+    bool must_wait = c->reconnect != NULL && client_is_busy(c);
+    int rc = 0;
+    if (must_wait)
+        rc = bf_reconnect_later(c, kind, out.id, data, &large->block, size, out.deadline_ns);
+    else if (c->reconnect != NULL)
+        rc = bf_reconnect_sent(c, out.id, data, size, out.deadline_ns, &large->block);
+    if (rc < 0 || must_wait)
+        nothing_leaves(c);
+    if (rc < 0)
+        return rc;
+    c->next_id += kind == BELFRY_REQUEST;
     if (id != NULL)
-        *id = large->out.id;
+        *id = out.id;
+    if (must_wait)
+        return client_push(c);
+    large->out = out;
     set_state(c, LARGE_LEAVING);
     return bf_large_push(c);
+}
+
+int bf_large_again(struct belfry_client *c, const struct parts_out *out, void **block)
+{
+    struct client_large *large = large_of(c);
+    if (large == NULL)
+        return no_memory(sizeof *large);
+    if (large->state != LARGE_NOTHING)
+        return 0;
+    large->out = *out;
+    large->block = *block;
+    *block = NULL;
+    set_state(c, LARGE_LEAVING);
+    return bf_min(bf_large_push(c), 0) == 0 ? 1 : BELFRY_EPROTO;
 }
 
 int bf_large_commit(struct belfry_client *c, enum belfry_kind kind, size_t size, int64_t deadline, uint64_t *id)
 {
     struct client_large *large = c->large;
+    if (c->reconnect != NULL && c->reconnect->reserved != NULL)
+        return bf_reconnect_commit(c, kind, size, id);
     if (large == NULL || large->state != LARGE_RESERVED || size > large->reserved_bytes)
         return bf_error(BELFRY_ESTATE, "commit without a reservation, or of more than was reserved");
     if (kind != BELFRY_REQUEST && kind != BELFRY_ONE_WAY)
@@ -150,6 +186,8 @@ int bf_large_commit(struct belfry_client *c, enum belfry_kind kind, size_t size,
 
 void bf_large_abort(struct belfry_client *c)
 {
+    if (c->reconnect != NULL)
+        bf_reconnect_abort(c);
     if (c->large != NULL && c->large->state == LARGE_RESERVED)
         nothing_leaves(c);
 }
@@ -216,6 +254,18 @@ void bf_large_forget(struct belfry_client *c, uint64_t id)
     bf_block_free(large->arriving);
     large->arriving = NULL;
     large->in.open = false;
+}
+
+void bf_large_lost(struct belfry_client *c)
+{
+    struct client_large *large = c->large;
+    if (large == NULL)
+        return;
+    bf_block_free(large->arriving);
+    large->arriving = NULL;
+    large->in.open = false;
+    if (client_is_leaving(c))
+        nothing_leaves(c);
 }
 
 bool bf_large_is_blocked(const struct belfry_client *c)

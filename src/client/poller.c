@@ -12,9 +12,11 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
-#include "client/client.h"
+#include "client/reconnect.h"
 
 #define GROUPS_MAX (BF_OS_WAITS_MAX / 2)
+#define ATTEMPTS_PER_LOOK 16 /* of clients that reconnect: others want their turn */
+#define CROWDED_NS 2000000ll
 #define PREFETCH_AHEAD 8 /* members; decisions/0009 */
 
 struct belfry_poller {
@@ -25,6 +27,8 @@ struct belfry_poller {
     struct belfry_client *leaders[GROUPS_MAX];
     unsigned leader_count;
     bool regroup; /* a member names no leader at present */
+    bool
+        crowded; /* members of more shards than can be waited for: while servers of 33 shards and more replace each other */
     bool corked;
     struct belfry_client **untold; /* members with news that nobody has been rung for yet; as many places as members */
     unsigned untold_count;
@@ -42,7 +46,7 @@ static bool same_group(const struct belfry_client *a, const struct belfry_client
 /* An ended leader rings no more, and one that is not yet accepted rings once it is: the better leader has more. */
 static int fitness(const struct belfry_client *c)
 {
-    if (load_relaxed(&c->recv->end) != BELFRY_END_NONE)
+    if (load_relaxed(&c->recv->end) != BELFRY_END_NONE || client_is_lost(c))
         return 0;
     return load_relaxed(&c->recv->accepted) == 0 ? 1 : 2;
 }
@@ -62,25 +66,35 @@ static unsigned group_of(const struct belfry_poller *p, const struct belfry_clie
     return group;
 }
 
+/* One of before a fork has no maps here; one whose connection is lost has no bell. */
+static bool may_be_rung(const struct belfry_client *c)
+{
+    return client_check(c) == 0 && !client_is_lost(c);
+}
+
 /* Name the leader of every group anew. */
 static void choose_leaders(struct belfry_poller *p)
 {
     p->leader_count = 0;
-    p->regroup = false;
+    p->regroup = p->crowded = false;
     for (unsigned i = 0; i < p->count; i++) {
         struct belfry_client *c = p->members[i];
-        if (client_check(c) < 0) /* of before a fork: it has no maps here */
+        if (!may_be_rung(c))
             continue;
         unsigned group = group_of(p, c);
-        INVARIANT(group < GROUPS_MAX);
-        if (group == p->leader_count)
+        if (group == GROUPS_MAX)
+            p->crowded = true;
+        else if (group == p->leader_count)
             p->leaders[p->leader_count++] = c;
         else if (fitness(c) > fitness(p->leaders[group]))
             p->leaders[group] = c;
     }
-    for (unsigned i = 0; i < p->count; i++)
-        if (client_check(p->members[i]) == 0)
-            follow(p->members[i], p->leaders[group_of(p, p->members[i])]);
+    for (unsigned i = 0; i < p->count; i++) {
+        struct belfry_client *c = p->members[i];
+        unsigned group = may_be_rung(c) ? group_of(p, c) : p->leader_count;
+        if (may_be_rung(c))
+            follow(c, group < p->leader_count ? p->leaders[group] : c);
+    }
 }
 
 void bf_poller_regroup(belfry_poller *p)
@@ -159,8 +173,10 @@ int belfry_poller_remove(belfry_poller *p, belfry_client *c)
         return 0;
     }
     follow(c, c);
-    unsigned group = group_of(p, c);
-    if (group < p->leader_count && p->leaders[group] == c) /* else nobody followed it */
+    bool leads = p->regroup; /* then who leads is not known */
+    for (unsigned i = 0; i < p->leader_count && !leads; i++)
+        leads = p->leaders[i] == c;
+    if (leads) /* else nobody followed it */
         choose_leaders(p);
     return 0;
 }
@@ -199,14 +215,17 @@ void belfry_poller_cork(belfry_poller *p, bool corked)
 
 /* --- wait ---------------------------------------------------------------------------------------------------------- */
 
-static bool look_at(struct belfry_client *c, belfry_poll_event *event)
+/* *attempts are those that clients which reconnect may still make. */
+static bool look_at(struct belfry_client *c, belfry_poll_event *event, int *attempts)
 {
     bool readable = c->stash_first != NULL || !ring_is_empty(&c->in);
-    if (!readable)
-        readable = client_end(c) < 0;
-    if (bf_unlikely(client_is_leaving(c)) && bf_large_push(c) < 0)
-        readable = true; /* the next receive says what is wrong */
-    bool writable = c->wanted != 0 && !client_is_leaving(c) && ring_has_room(&c->out, c->wanted - 1);
+    if (!readable) {
+        int rc = bf_unlikely(client_is_lost(c)) ? c->end_rc : client_end(c);
+        readable = bf_unlikely(rc < 0) && bf_reconnect_look(c, rc, attempts);
+    }
+    if (bf_unlikely(client_is_busy(c)))
+        readable |= client_push(c) < 0 || c->stash_first != NULL; /* the next receive says what is wrong */
+    bool writable = c->wanted != 0 && !client_is_busy(c) && ring_has_room(&c->out, c->wanted - 1);
     if (!readable && !writable)
         return false;
     *event = (belfry_poll_event){.client = c, .tag = c->poller_tag, .readable = readable, .writable = writable};
@@ -223,13 +242,13 @@ static void prefetch(const struct belfry_poller *p, unsigned at)
 
 static int look_at_all(struct belfry_poller *p, belfry_poll_event *events, int count)
 {
-    int found = 0;
+    int found = 0, attempts = ATTEMPTS_PER_LOOK;
     unsigned first = p->next < p->count ? p->next : 0;
     for (unsigned i = 0; i < p->count && found < count; i++) {
         unsigned at = first + i < p->count ? first + i : first + i - p->count;
         if (i + PREFETCH_AHEAD < p->count)
             prefetch(p, at + PREFETCH_AHEAD);
-        if (look_at(p->members[at], &events[found])) {
+        if (look_at(p->members[at], &events[found], &attempts)) {
             found++;
             p->next = at + 1;
         }
@@ -245,6 +264,24 @@ static bool needs_leader(const struct belfry_poller *p)
         if (fitness(p->leaders[i]) < 2)
             return true;
     return false;
+}
+
+/* When somebody has to be looked at although nobody rings. */
+static int64_t next_look_ns(const struct belfry_poller *p)
+{
+    int64_t next = p->crowded ? bf_os_now_ns() + CROWDED_NS : INT64_MAX;
+    for (unsigned i = 0; i < p->count; i++)
+        next = bf_min(next, bf_reconnect_next_ns(p->members[i]));
+    return next;
+}
+
+static int sleep_until(struct belfry_poller *p, int64_t until_ns)
+{
+    if (p->leader_count > 0)
+        return bf_client_sleep(p->members, p->count, p->leaders, p->leader_count, until_ns);
+    uint32_t never = 0;
+    struct bf_os_wait pause = {&never, 0}; /* all of them are lost */
+    return bf_os_wait(&pause, 1, until_ns);
 }
 
 int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, int64_t deadline)
@@ -281,10 +318,10 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
         polling = false;
         if (needs_leader(p))
             choose_leaders(p);
-        int rc = bf_client_sleep(p->members, p->count, p->leaders, p->leader_count, deadline);
-        if (rc == -ETIMEDOUT)
-            return look_at_all(p, events, count);
-        if (rc < 0)
+        int rc = sleep_until(p, bf_min(deadline, next_look_ns(p)));
+        if (rc < 0 && rc != -ETIMEDOUT)
             return rc;
+        if (rc == -ETIMEDOUT && (deadline != BELFRY_FOREVER && bf_os_now_ns() >= deadline))
+            return look_at_all(p, events, count);
     }
 }

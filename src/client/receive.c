@@ -13,7 +13,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
-#include "client/client.h"
+#include "client/reconnect.h"
 
 /* --- held: room is freed oldest first ------------------------------------------------------------------------------ */
 
@@ -97,6 +97,8 @@ void belfry_release(belfry_client *c, belfry_message *m)
     uint64_t number = cookie >> 1;
     if (number >= c->held_first && number < c->held_next)
         held_release(c, number);
+    else if (c->reconnect != NULL)
+        bf_reconnect_release(c, number);
 }
 
 /* --- one entry ----------------------------------------------------------------------------------------------------- */
@@ -144,6 +146,8 @@ static int take_part(struct belfry_client *c, const struct ring_entry *e, belfry
         return rc;
     ring_advance(&c->in, e);
     held_release(c, (uint64_t)number);
+    if (rc > 0 && c->reconnect != NULL)
+        bf_reconnect_answered(c, m);
     return rc;
 }
 
@@ -182,12 +186,24 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
         bool known = e.kind == BELFRY_REPLY || e.kind == BELFRY_FAILURE || e.kind == BELFRY_PUSH;
         bool late = bf_unlikely(c->late_count != 0) && bf_client_is_late(c, e.kind, e.flags, e.id);
         if (bf_likely(known && !late)) {
+            if (bf_unlikely(c->reconnect != NULL))
+                bf_reconnect_answered(c, m);
             m->cookie = (uint64_t)number << 1 | 1;
             return 1;
         }
         held_release(c, (uint64_t)number);
         *m = (belfry_message){0};
     }
+}
+
+void bf_client_keep(struct belfry_client *c, struct client_stashed *stashed)
+{
+    stashed->next = NULL;
+    if (c->stash_last != NULL)
+        c->stash_last->next = stashed;
+    else
+        c->stash_first = stashed;
+    c->stash_last = stashed;
 }
 
 /* Copy a message that is not for the call that found it, and free its room. */
@@ -210,13 +226,20 @@ static int stash(struct belfry_client *c, belfry_message *m)
         belfry_release(c, m);
     }
     *m = (belfry_message){0};
-    stashed->next = NULL;
-    if (c->stash_last != NULL)
-        c->stash_last->next = stashed;
-    else
-        c->stash_first = stashed;
-    c->stash_last = stashed;
+    bf_client_keep(c, stashed);
     return 0;
+}
+
+int bf_client_keep_all(struct belfry_client *c)
+{
+    belfry_message m;
+    int rc = 0;
+    while (rc == 0 && !ring_is_empty(&c->in)) {
+        rc = take_from_ring(c, &m);
+        if (rc > 0)
+            rc = stash(c, &m);
+    }
+    return rc;
 }
 
 /* Does it answer this request? A push answers none, whatever its id. */
@@ -268,17 +291,20 @@ static bool take_from_stash(struct belfry_client *c, uint64_t id, belfry_message
 static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadline_ns)
 {
     int rc = client_end(c);
-    if (bf_unlikely(rc < 0))
-        return ring_is_empty(&c->in) ? rc : 0; /* the end is stored after the last entry */
+    if (bf_unlikely(rc < 0)) /* the end is stored after the last entry */
+        return ring_is_empty(&c->in) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
     if (bf_unlikely(c->unsaid_count > 0))
         bf_client_say_cancels(c);
-    if (bf_unlikely(client_is_leaving(c))) {
-        rc = bf_large_push(c);
+    if (bf_unlikely(client_is_busy(c))) {
+        uint64_t epoch = c->reconnect != NULL ? c->reconnect->epoch : 0;
+        rc = client_push(c);
+        if (rc == -ENOMEM)
+            return rc;
         if (rc < 0)
             return c->end_rc = bf_error(rc, "the server \"%s\" broke the format of its segment",
                                         c->shared->lobby.geometry.service);
-        if (rc > 0)
-            return 0; /* it has left: whoever waited for that need not sleep */
+        if (rc > 0 || (c->reconnect != NULL && epoch != c->reconnect->epoch))
+            return 0; /* it has left: whoever waited for that need not sleep; or it will not, and that is to be told */
     }
     if (bf_unlikely(bf_large_is_blocked(c)))
         return bf_error(BELFRY_ESTATE,
@@ -325,16 +351,16 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
     int rc = client_check(c);
     if (bf_unlikely(rc < 0))
         return rc;
-    if (bf_unlikely(c->stash_first != NULL) && take_from_stash(c, 0, m))
-        return 0;
     for (;;) {
+        if (bf_unlikely(c->stash_first != NULL) && take_from_stash(c, 0, m))
+            return 0;
         rc = take_from_ring(c, m);
         if (rc != 0)
             break;
         if (bf_unlikely(c->unsaid_count > 0))
             bf_client_say_cancels(c);
         bool asks = c->poller == NULL || deadline > 0; /* else the poller says so, until a send succeeds */
-        if (bf_unlikely(c->wanted != 0) && asks && !client_is_leaving(c) && ring_has_room(&c->out, c->wanted - 1)) {
+        if (bf_unlikely(c->wanted != 0) && asks && !client_is_busy(c) && ring_has_room(&c->out, c->wanted - 1)) {
             c->wanted = 0;
             return bf_error(-EAGAIN, "the ring to \"%s\" has room again", c->shared->lobby.geometry.service);
         }
@@ -363,7 +389,9 @@ static int call_send_large(belfry_client *c, const void *data, size_t size, uint
     bool polling = false, begun = false;
     for (;;) {
         int rc = client_end(c);
-        if (rc == 0 && !client_is_leaving(c)) {
+        if (rc < 0 && c->reconnect != NULL)
+            rc = 0; /* whoever waits for room sees to that */
+        if (rc == 0 && !client_is_busy(c)) {
             if (begun)
                 return 0;
             rc = bf_min(bf_large_begin(c, data, size, deadline, id), 0);
@@ -389,7 +417,9 @@ static int call_send(belfry_client *c, const void *data, size_t size, uint64_t *
             return rc;
         rc = wait_for_room(c, &polling, deadline);
         if (rc < 0) {
-            if (!client_is_leaving(c))
+            if (c->reconnect != NULL)
+                c->reconnect->refused = 0;
+            if (!client_is_busy(c))
                 c->wanted = 0; /* nobody asks for that room any more */
             return rc == -ETIMEDOUT ? timed_out(c) : rc;
         }
@@ -400,7 +430,7 @@ int belfry_flush(belfry_client *c, int64_t deadline)
 {
     bool polling = false;
     int rc = client_check(c);
-    while (rc == 0 && client_is_leaving(c))
+    while (rc == 0 && client_is_busy(c))
         rc = wait_for_room(c, &polling, deadline);
     return rc == -ETIMEDOUT ? timed_out(c) : rc;
 }
@@ -411,7 +441,10 @@ static int failed(struct belfry_client *c, belfry_message *m)
     int status = m->status;
     const char *text = m->size > 0 ? m->data : belfry_error_text(status);
     int length = m->size > 0 ? (int)m->size : (int)strlen(text);
-    bf_error(status, "\"%s\" failed the request: %.*s", c->shared->lobby.geometry.service, length, text);
+    if (c->reconnect != NULL && (status == BELFRY_EGONE || status == BELFRY_EUNREAD))
+        bf_error(status, "\"%s\": %.*s", c->shared->lobby.geometry.service, length, text);
+    else
+        bf_error(status, "\"%s\" failed the request: %.*s", c->shared->lobby.geometry.service, length, text);
     belfry_release(c, m);
     return status;
 }
@@ -430,7 +463,13 @@ static int ended(struct belfry_client *c, uint64_t id, int rc)
 static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)
 {
     bool polling = false;
+    uint64_t epoch = 0;
     for (;;) {
+        if (bf_unlikely(c->reconnect != NULL) && epoch != c->reconnect->epoch) {
+            epoch = c->reconnect->epoch;
+            if (take_from_stash(c, id, reply)) /* what the last connection left behind */
+                break;
+        }
         int rc = take_from_ring(c, reply);
         if (rc > 0 && bf_likely(answers(reply, id)))
             break;
@@ -447,26 +486,66 @@ static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, in
     return bf_unlikely(reply->status < 0) ? failed(c, reply) : 0;
 }
 
-int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)
+/* A call has failed: nothing of it may be in flight any more, and its memory is the caller's again. */
+static __attribute__((cold, noinline)) int call_failed(struct belfry_client *c, uint64_t id, int rc)
 {
-    uint64_t id;
-    *reply = (belfry_message){0};
-    int rc = client_check(c);
+    bool late = rc == -ETIMEDOUT && id != 0 && (c->reconnect != NULL || client_end(c) == 0);
+    if (late && !(client_is_leaving(c) && c->large->out.id == id))
+        bf_client_give_up(c, id); /* without memory for that, belfry_receive() will hand out the reply */
+    if (c->reconnect != NULL && id != 0) {
+        bf_reconnect_forget(c, id);
+        if (client_is_leaving(c) && c->large->out.id == id)
+            bf_large_stop(c);
+    }
+    return late ? timed_out(c) : rc;
+}
+
+static int call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)
+{
+    uint64_t id = 0;
     uint32_t block = deadline == BELFRY_FOREVER ? 0 : extension_item_bytes(sizeof deadline);
     bool large = block + size > ring_payload_max(c->out.capacity) && size <= belfry_message_bytes_max(c);
-    if (rc == 0)
-        rc = bf_unlikely(large) ? call_send_large(c, data, size, &id, deadline)
-                                : call_send(c, data, size, &id, deadline);
+    int rc =
+        bf_unlikely(large) ? call_send_large(c, data, size, &id, deadline) : call_send(c, data, size, &id, deadline);
     if (bf_unlikely(rc < 0))
-        return rc;
+        return c->reconnect != NULL ? call_failed(c, id, rc) : rc;
     if (bf_unlikely(large) && take_from_stash(c, id, reply)) /* refused before all of it had left */
         return reply->status < 0 ? failed(c, reply) : 0;
     rc = await(c, id, reply, deadline);
-    if (bf_unlikely(rc == -ETIMEDOUT && client_end(c) == 0)) {
-        bf_client_give_up(c, id); /* without memory for that, belfry_receive() will hand out the reply */
-        return timed_out(c);
-    }
+    return bf_unlikely(rc < 0) ? call_failed(c, id, rc) : 0;
+}
+
+/* The caller's memory stays until he is answered, so nothing is copied for sending it again. */
+static __attribute__((noinline)) int call_again(belfry_client *c, const void *data, size_t size, belfry_message *reply,
+                                                int64_t deadline, bool idempotent)
+{
+    struct client_reconnect *r = c->reconnect;
+    r->marked = idempotent;
+    r->borrowed = data != NULL ? data : "";
+    int rc = call(c, data, size, reply, deadline);
+    r->marked = false;
+    r->borrowed = NULL;
     return rc;
+}
+
+int belfry_call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)
+{
+    *reply = (belfry_message){0};
+    int rc = client_check(c);
+    if (bf_unlikely(rc < 0))
+        return rc;
+    return bf_likely(c->reconnect == NULL) ? call(c, data, size, reply, deadline)
+                                           : call_again(c, data, size, reply, deadline, false);
+}
+
+int belfry_call_idempotent(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)
+{
+    *reply = (belfry_message){0};
+    int rc = client_check(c);
+    if (rc < 0)
+        return rc;
+    return c->reconnect == NULL ? call(c, data, size, reply, deadline)
+                                : call_again(c, data, size, reply, deadline, true);
 }
 
 int belfry_await(belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)

@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "client/client.h"
+#include "client/reconnect.h"
 #include "shm/extension.h"
 
 static int too_big(const struct belfry_client *c, size_t size)
@@ -41,6 +41,8 @@ static int reserve_slowly(belfry_client *c, size_t size, uint32_t block, void **
         return too_big(c, size);
     int rc = client_end(c);
     if (rc < 0)
+        return bf_reconnect_refuse(c, rc, block + size);
+    if (c->reconnect != NULL && (rc = bf_reconnect_admit(c, block + size)) < 0)
         return rc;
     bool in_place = block + size <= ring_payload_max(c->out.capacity);
     rc = bf_large_reserve(c, in_place ? block + size : size, in_place, data);
@@ -60,12 +62,23 @@ static bf_inlined int reserve(belfry_client *c, size_t size, uint32_t block, voi
         return reserve_slowly(c, size, block, data);
     rc = client_end(c);
     if (bf_unlikely(rc < 0))
-        return rc;
+        return bf_reconnect_refuse(c, rc, block + size);
     rc = ring_reserve(&c->out, block + size, data);
     if (bf_unlikely(rc < 0))
         return no_room(c, rc, block + size);
     c->wanted = 0;
     return 0;
+}
+
+/* Whoever reconnects remembers what he sends. `offset`: where the payload begins in the room that was reserved. */
+static __attribute__((cold, noinline)) int remember(belfry_client *c, uint64_t id, uint32_t offset, size_t size,
+                                                    int64_t deadline_ns)
+{
+    const uint8_t *room = (const uint8_t *)(ring_producer_entry(&c->out, c->out.position + c->out.pad) + 1);
+    int rc = bf_reconnect_sent(c, id, room + offset, size, deadline_ns, NULL);
+    if (rc < 0)
+        ring_abort(&c->out);
+    return rc;
 }
 
 int belfry_send_reserve(belfry_client *c, size_t size, void **data)
@@ -83,6 +96,8 @@ int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uin
     if (bf_unlikely(kind != BELFRY_REQUEST && kind != BELFRY_ONE_WAY))
         return bf_error(BELFRY_EOPTION, "a client sends requests and one-way messages, not kind %d", (int)kind);
     uint64_t number = kind == BELFRY_REQUEST ? c->next_id++ : 0;
+    if (bf_unlikely(c->reconnect != NULL) && (rc = remember(c, number, 0, size, 0)) < 0)
+        return rc;
     ring_commit(&c->out, (uint8_t)kind, 0, number, size);
     client_tell(c, true);
     if (id != NULL)
@@ -135,9 +150,21 @@ int belfry_send_until(belfry_client *c, const void *data, size_t size, int64_t d
     if (size > 0)
         memcpy(room + block, data, size);
     uint64_t number = c->next_id++;
+    if (bf_unlikely(c->reconnect != NULL) && (rc = remember(c, number, block, size, x.deadline_ns)) < 0)
+        return rc;
     ring_commit(&c->out, BELFRY_REQUEST, BELFRY_FLAG_EXTENDED, number, block + size);
     client_tell(c, true);
     if (id != NULL)
         *id = number;
     return 0;
+}
+
+int belfry_send_idempotent(belfry_client *c, const void *data, size_t size, int64_t deadline, uint64_t *id)
+{
+    if (c->reconnect != NULL)
+        c->reconnect->marked = true;
+    int rc = belfry_send_until(c, data, size, deadline, id);
+    if (c->reconnect != NULL)
+        c->reconnect->marked = false;
+    return rc;
 }

@@ -11,7 +11,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
-#include "client/client.h"
+#include "client/reconnect.h"
 #include "shm/doorbell.h"
 
 #define SLICE_NS 1000000000ll
@@ -131,6 +131,8 @@ bool belfry_client_never_read(belfry_client *c, uint64_t id)
 
 bool bf_client_has_news(struct belfry_client *c)
 {
+    if (bf_unlikely(client_is_lost(c))) /* it is the clock that has news for it */
+        return false;
     if (!ring_is_empty(&c->in))
         return true;
     if (c->wanted != 0 && ring_has_room(&c->out, c->wanted - 1))
@@ -147,7 +149,8 @@ static void count_rescue(struct belfry_client **members, unsigned count, struct 
 {
     bool news = false;
     for (unsigned i = 0; i < count && !news; i++)
-        news = !ring_is_empty(&members[i]->in) || load_relaxed(&members[i]->recv->end) != BELFRY_END_NONE;
+        news = !client_is_lost(members[i]) &&
+               (!ring_is_empty(&members[i]->in) || load_relaxed(&members[i]->recv->end) != BELFRY_END_NONE);
     if (news && bf_os_wait(waits, wait_count, bf_os_now_ns() + LATE_NS) == -ETIMEDOUT)
         leader->rescues++;
 }

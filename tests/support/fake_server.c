@@ -13,7 +13,7 @@
 #include "shm/doorbell.h"
 
 #define RING_BYTES 4096u
-#define INSTANCE 7
+#define FIRST_INSTANCE 7
 
 void fake_path(const struct fake_server *f, char path[2 * FIXTURE_PATH_BYTES], const char *rest)
 {
@@ -45,7 +45,7 @@ static void *map_file(const struct fake_server *f, uint32_t slot, enum segment_s
 void fake_make(struct fake_server *f, uint32_t number, uint32_t generation, bool publish)
 {
     struct fake_slot *slot = &f->slots[number];
-    struct segment_identity identity = {.instance = INSTANCE,
+    struct segment_identity identity = {.instance = f->number,
                                         .slot = number,
                                         .generation = generation,
                                         .ring_bytes = RING_BYTES};
@@ -64,11 +64,12 @@ void fake_make(struct fake_server *f, uint32_t number, uint32_t generation, bool
         store_release(&lobby_slot(&f->lobby, number)->state, BELFRY_SLOT_STATE(generation, BELFRY_SLOT_WARM));
 }
 
-void fake_open_for(struct fake_server *f, uint32_t warm, uint32_t message_bytes_max)
+/* The instance's directory with everything in it; then it is current. */
+static void make_instance(struct fake_server *f, uint32_t warm, uint32_t message_bytes_max)
 {
-    char path[2 * FIXTURE_PATH_BYTES];
+    char path[2 * FIXTURE_PATH_BYTES], fresh[2 * FIXTURE_PATH_BYTES], number[32];
     struct bf_geometry g = {.service = FAKE_SERVICE,
-                            .instance = INSTANCE,
+                            .instance = f->number,
                             .started_ns = 1,
                             .pid = (uint32_t)getpid(),
                             .uid = bf_os_uid(),
@@ -78,11 +79,7 @@ void fake_open_for(struct fake_server *f, uint32_t warm, uint32_t message_bytes_
                             .warm_pool = warm,
                             .ring_bytes = RING_BYTES,
                             .message_bytes_max = message_bytes_max};
-    *f = (struct fake_server){.lobby = BF_LOBBY_NULL};
-    fixture_root_make(f->root);
-    snprintf(f->instance, sizeof f->instance, "%s/" FAKE_SERVICE, f->root);
-    expect_eq(mkdir(f->instance, 0700), 0);
-    snprintf(f->instance, sizeof f->instance, "%s/" FAKE_SERVICE "/%d", f->root, INSTANCE);
+    snprintf(f->instance, sizeof f->instance, "%s/" FAKE_SERVICE "/%u", f->root, f->number);
     expect_eq(mkdir(f->instance, 0700), 0);
     make_dir(f, "shard-0");
     make_dir(f, "segments");
@@ -95,8 +92,27 @@ void fake_open_for(struct fake_server *f, uint32_t warm, uint32_t message_bytes_
     for (uint32_t slot = 0; slot < warm; slot++)
         fake_make(f, slot, 0, true);
     bf_lobby_publish(&f->lobby);
+    snprintf(number, sizeof number, "%u", f->number);
+    fake_path(f, fresh, "../fresh");
     fake_path(f, path, "../current");
-    expect_eq(symlink("7", path), 0);
+    expect_eq(symlink(number, fresh), 0);
+    expect_eq(rename(fresh, path), 0);
+}
+
+void fake_open_for(struct fake_server *f, uint32_t warm, uint32_t message_bytes_max)
+{
+    *f = (struct fake_server){.lobby = BF_LOBBY_NULL, .number = FIRST_INSTANCE};
+    fixture_root_make(f->root);
+    snprintf(f->instance, sizeof f->instance, "%s/" FAKE_SERVICE, f->root);
+    expect_eq(mkdir(f->instance, 0700), 0);
+    make_instance(f, warm, message_bytes_max);
+}
+
+void fake_succeed(struct fake_server *f, const struct fake_server *before, uint32_t warm, uint32_t message_bytes_max)
+{
+    *f = (struct fake_server){.lobby = BF_LOBBY_NULL, .number = before->number + 1};
+    memcpy(f->root, before->root, sizeof f->root);
+    make_instance(f, warm, message_bytes_max);
 }
 
 void fake_open(struct fake_server *f, uint32_t warm)
@@ -161,6 +177,14 @@ void fake_end(struct fake_server *f, uint32_t slot, enum belfry_end why)
     store_release(&recv->end, (uint32_t)why);
     doorbell_bump_recv(recv);
     bf_os_wake(&recv->bell);
+}
+
+void fake_drain(struct fake_server *f, uint32_t slot)
+{
+    ring_publish(&f->slots[slot].in);
+    fake_end(f, slot, BELFRY_END_DRAINED);
+    store_release(&lobby_slot(&f->lobby, slot)->state, BELFRY_SLOT_STATE(0, BELFRY_SLOT_CLOSED));
+    store_release(&lobby_shard(&f->lobby, 0)->door, BELFRY_DOOR_DRAINING);
 }
 
 void fake_die(struct fake_server *f)

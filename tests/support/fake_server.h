@@ -25,6 +25,7 @@ struct fake_slot {
 struct fake_server {
     char root[FIXTURE_PATH_BYTES];
     char instance[FIXTURE_PATH_BYTES + 16];
+    uint32_t number;
     struct bf_lobby lobby;
     struct fake_slot slots[FAKE_SLOTS];
 };
@@ -33,6 +34,9 @@ struct fake_server {
 void fake_open(struct fake_server *f, uint32_t warm);
 void fake_open_for(struct fake_server *f, uint32_t warm, uint32_t message_bytes_max);
 void fake_close(struct fake_server *f);
+
+/* Another instance in the same root, which is current from here on. Close it first. */
+void fake_succeed(struct fake_server *f, const struct fake_server *before, uint32_t warm, uint32_t message_bytes_max);
 
 /* Make a slot's segments; then, if `publish`, say that it is warm. */
 void fake_make(struct fake_server *f, uint32_t slot, uint32_t generation, bool publish);
@@ -49,6 +53,9 @@ int fake_hear(struct fake_server *f, uint32_t slot, struct ring_entry *e);
 bool fake_ring(struct fake_server *f, uint32_t slot);
 
 void fake_end(struct fake_server *f, uint32_t slot, enum belfry_end why);
+
+/* As the real one ends a conn: it says how far it has read, and of what it has said, no more can come. */
+void fake_drain(struct fake_server *f, uint32_t slot);
 
 /* The shard dies, as far as words can tell; and its lock goes. */
 void fake_die(struct fake_server *f);
