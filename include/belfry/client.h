@@ -174,7 +174,7 @@ BELFRY_API void belfry_release(belfry_client *c, belfry_message *m);
  * left, other sends are told -EAGAIN. belfry_flush() blocks until it has, or until `deadline`; what arrives meanwhile is
  * kept for belfry_receive(). Closing does not wait. Returns 0 (also when nothing is leaving), -ETIMEDOUT, or how the
  * connection ended. While a large message arrives, messages that you hold leave it less room: when that is none,
- * receiving gives BELFRY_ESTATE until you release some.
+ * receiving gives BELFRY_ESTATE until you release some (and belfry_call() gives its request up, as at its deadline).
  */
 BELFRY_API int belfry_flush(belfry_client *c, int64_t deadline);
 BELFRY_API uint64_t belfry_client_unsent_bytes(const belfry_client *c); /* of the message that is leaving */

@@ -113,7 +113,7 @@ typedef struct belfry_server_options {
     uint32_t warm_pool;         /* free slots kept ready, at most max_slots, split evenly; 0: make each on demand */
     uint32_t ring_bytes;        /* of each of the two rings of a slot; a power of two, 4,096 to 1 GiB */
     uint32_t message_bytes_max; /* largest payload, up to 1 GiB; 0: what the ring takes at once, ring_bytes / 4 - 16 */
-    uint64_t whole_bytes_max;   /* for messages that arrive in parts, of all conns; 0: 256 MiB, or one message */
+    uint64_t whole_bytes_max;   /* of messages that arrive in parts, of all conns; 0: 256 MiB, or one message */
     uint32_t outbox_bytes_max;  /* kept for a client whose ring is full, 48 more per message; beyond: BELFRY_EBACKLOG */
     uint32_t outbox_high_bytes; /* on_backlog, of what the outbox holds; 0: half of outbox_bytes_max */
     uint32_t outbox_low_bytes;  /* below outbox_high_bytes */
@@ -201,7 +201,10 @@ BELFRY_API int belfry_post(belfry_server *s, uint32_t shard, void (*work)(void *
  */
 BELFRY_API int belfry_push_to(belfry_server *s, belfry_conn_id id, const void *data, size_t size);
 
-/* The same to every conn that is there when its shard looks. One copy is made for all. */
+/*
+ * The same to every conn that is there when its shard looks. One copy travels to all shards; what does not fit into a
+ * client's ring at once, as a large message never does, is copied once more for that client.
+ */
 BELFRY_API int belfry_broadcast(belfry_server *s, const void *data, size_t size);
 
 /*
@@ -272,7 +275,8 @@ BELFRY_API int belfry_fail(belfry_conn *conn, const belfry_message *m, int statu
 
 /*
  * Answer later, from any thread: *ticket names the request then. `copy` (may be NULL: not wanted) becomes a copy of the
- * message that is the caller's until belfry_message_free(), on any thread. Whoever holds the ticket ends it exactly
+ * message that is the caller's until belfry_message_free(), on any thread; of a large one it is no copy but the message
+ * itself, so do not use m->data after that. Whoever holds the ticket ends it exactly
  * once, with belfry_complete() or belfry_complete_failed(), also when nobody waits any more. A conn with deferred_max
  * such requests is not read further, but for cancellations. Allocates. Returns 0; BELFRY_EANSWERED; BELFRY_ETHREAD; BELFRY_EBACKLOG when the shard has
  * 65,536 of them; -ENOMEM. On failure the request is still open.
@@ -286,13 +290,17 @@ BELFRY_API int64_t belfry_message_deadline(const belfry_message *m);
 /* Send a message that answers nothing; the client gets it from belfry_receive(). Results as belfry_reply(). */
 BELFRY_API int belfry_push(belfry_conn *conn, const void *data, size_t size);
 
-/* How well this client keeps up. */
+/*
+ * How well this client keeps up. A large message that is leaving counts nowhere here: it would be in the outbox however
+ * fast the client read. A push of belfry_push_to() or belfry_broadcast() that found no room counts twice, as refused and
+ * as dropped.
+ */
 typedef struct belfry_backlog {
-    uint64_t bytes;      /* in its outbox now: payloads, and 48 for each message */
+    uint64_t bytes;      /* waiting in its outbox now: payloads, and 48 for each message */
     uint64_t bytes_peak; /* the most there ever was */
     uint64_t stalls;     /* times its ring was full and the outbox began to fill */
     uint64_t refused;    /* replies and pushes that found the outbox full and were not taken */
-    uint64_t dropped;    /* pushes that were dropped for it */
+    uint64_t dropped;    /* pushes that are lost: that was not taken for it, or made room for what is newer */
 } belfry_backlog;
 BELFRY_API belfry_backlog belfry_conn_backlog(const belfry_conn *conn);
 

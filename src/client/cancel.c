@@ -69,14 +69,18 @@ bool bf_client_has_said_cancel(const struct belfry_client *c, uint64_t id)
 
 int bf_client_give_up(struct belfry_client *c, uint64_t id)
 {
-    if (c->reconnect != NULL && bf_reconnect_forget(c, id))
+    if (c->reconnect != NULL && bf_reconnect_forget(c, id)) {
+        bf_large_forget(c, id);
         return 0;
+    }
     if (late_find(c, id) != NULL)
         return 0;
     int rc = late_add(c, id);
-    if (rc == 0)
-        bf_client_say_cancels(c);
-    return rc;
+    if (rc < 0)
+        return rc;
+    bf_large_forget(c, id); /* from here on its parts are late */
+    bf_client_say_cancels(c);
+    return 0;
 }
 
 void bf_client_forget_late(struct belfry_client *c)
@@ -116,7 +120,6 @@ int belfry_cancel(belfry_client *c, uint64_t id)
     if (rc < 0 && rc != -EAGAIN)
         return rc;
     bf_client_drop_stashed(c, id);
-    bf_large_forget(c, id);
     if (client_is_leaving(c) && c->large->out.id == id) {
         if (c->reconnect != NULL)
             bf_reconnect_forget(c, id);

@@ -74,7 +74,7 @@ int bf_large_push(struct belfry_client *c)
     bool moved = false;
     if (large->state == LARGE_STOPPING)
         return push_cancel(c);
-    int rc = parts_send(&c->out, &large->out, UINT64_MAX, &moved);
+    int rc = parts_send(&c->out, &large->out, c->out.capacity, &moved); /* the server may be as fast as we are */
     if (rc > 0)
         nothing_leaves(c);
     else if (rc == 0)
@@ -196,6 +196,8 @@ int bf_large_begin(struct belfry_client *c, const void *data, size_t size, int64
 {
     if (large_of(c) == NULL)
         return no_memory(sizeof *c->large);
+    if (c->out.reserved != 0 || c->large->state == LARGE_RESERVED)
+        return bf_error(BELFRY_ESTATE, "a reservation is open: commit or abort it first");
     return leave(c, BELFRY_REQUEST, data, size, deadline, id);
 }
 
@@ -270,9 +272,15 @@ void bf_large_lost(struct belfry_client *c)
 
 bool bf_large_is_blocked(const struct belfry_client *c)
 {
+    if (c->large == NULL || !c->large->in.open || c->held_first == c->held_next)
+        return false;
+    const struct parts_in *in = &c->large->in;
+    uint64_t part = bf_min(in->bytes - in->have, parts_payload_max(c->in.capacity));
+    uint64_t bytes = ring_align(sizeof(struct belfry_abi_entry) + part);
+    uint64_t offset = ring_offset(c->in.position, c->in.colour, c->in.capacity);
+    uint64_t pad = offset + bytes > c->in.capacity ? c->in.capacity - offset : 0;
     uint64_t held = c->in.position - c->in.published;
-    bool arriving = c->large != NULL && c->large->in.open;
-    return arriving && c->held_first < c->held_next && c->in.capacity - held < c->in.capacity / 4 + 64;
+    return held + pad + bytes + sizeof(struct belfry_abi_entry) > c->in.capacity; /* as the server asks, ring_fits() */
 }
 
 void bf_large_free(struct belfry_client *c)

@@ -140,8 +140,9 @@ static int take_part(struct belfry_client *c, const struct ring_entry *e, belfry
         rc = bf_large_take(c, e, m);
     if (rc < 0 && number >= 0)
         c->held_next--; /* as if it had not been read */
-    if (rc == BELFRY_EPROTO)
-        c->end_rc = bf_error(rc, "the server \"%s\" broke the format of its parts", c->shared->lobby.geometry.service);
+    if (rc == BELFRY_EPROTO || rc == BELFRY_EUNSUPPORTED)
+        c->end_rc = rc = bf_error(BELFRY_EPROTO, "the server \"%s\" broke the format of its parts",
+                                  c->shared->lobby.geometry.service);
     if (rc < 0)
         return rc;
     ring_advance(&c->in, e);
@@ -287,6 +288,20 @@ static bool take_from_stash(struct belfry_client *c, uint64_t id, belfry_message
 
 /* --- waiting ------------------------------------------------------------------------------------------------------- */
 
+/*
+ * What waits to leave, leaves as far as there is room. 1: all of it has, or it never will, and that is to be told; 0: not
+ * yet; or a code.
+ */
+static __attribute__((noinline)) int let_leave(struct belfry_client *c)
+{
+    uint64_t epoch = c->reconnect != NULL ? c->reconnect->epoch : 0;
+    int rc = client_push(c);
+    if (rc < 0 && rc != -ENOMEM)
+        c->end_rc =
+            bf_error(rc, "the server \"%s\" broke the format of its segment", c->shared->lobby.geometry.service);
+    return rc == 0 && c->reconnect != NULL && epoch != c->reconnect->epoch ? 1 : rc;
+}
+
 /* Nothing is in the ring: poll, or sleep, or give up. 0: look again; -ETIMEDOUT; or how it ended. */
 static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadline_ns)
 {
@@ -295,22 +310,16 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
         return ring_is_empty(&c->in) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
     if (bf_unlikely(c->unsaid_count > 0))
         bf_client_say_cancels(c);
-    if (bf_unlikely(client_is_busy(c))) {
-        uint64_t epoch = c->reconnect != NULL ? c->reconnect->epoch : 0;
-        rc = client_push(c);
-        if (rc == -ENOMEM)
-            return rc;
-        if (rc < 0)
-            return c->end_rc = bf_error(rc, "the server \"%s\" broke the format of its segment",
-                                        c->shared->lobby.geometry.service);
-        if (rc > 0 || (c->reconnect != NULL && epoch != c->reconnect->epoch))
-            return 0; /* it has left: whoever waited for that need not sleep; or it will not, and that is to be told */
-    }
+    if (bf_unlikely(client_is_busy(c)) && (rc = let_leave(c)) != 0)
+        return bf_min(rc, 0); /* whoever waited for that need not sleep */
     if (bf_unlikely(bf_large_is_blocked(c)))
         return bf_error(BELFRY_ESTATE,
                         "a large message is arriving, and those that are held leave it no room: release them");
     if (deadline_ns <= 0)
         return -ETIMEDOUT;
+    bool arriving = c->large != NULL && c->large->in.open;
+    if (bf_unlikely(arriving) && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns)
+        return -ETIMEDOUT;      /* parts may come as fast as we look */
     if (bf_unlikely(c->corked)) /* what we wait for may be the answer to what the poller has kept back, of any member */
         belfry_poller_flush(c->poller);
     if (!*polling)
@@ -354,6 +363,8 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
     for (;;) {
         if (bf_unlikely(c->stash_first != NULL) && take_from_stash(c, 0, m))
             return 0;
+        if (bf_unlikely(c->wanted != 0) && client_is_busy(c) && (rc = let_leave(c)) < 0)
+            return rc; /* here, too: something may arrive all the time */
         rc = take_from_ring(c, m);
         if (rc != 0)
             break;
@@ -379,7 +390,10 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
 static int wait_for_room(struct belfry_client *c, bool *polling, int64_t deadline)
 {
     belfry_message other;
-    int rc = take_from_ring(c, &other);
+    int rc = client_is_busy(c) ? let_leave(c) : 0;
+    if (rc != 0)
+        return bf_min(rc, 0);
+    rc = take_from_ring(c, &other);
     return rc > 0 ? keep(c, &other, deadline) : rc == 0 ? wait_for_news(c, polling, deadline) : rc;
 }
 
@@ -489,7 +503,7 @@ static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, in
 /* A call has failed: nothing of it may be in flight any more, and its memory is the caller's again. */
 static __attribute__((cold, noinline)) int call_failed(struct belfry_client *c, uint64_t id, int rc)
 {
-    bool late = rc == -ETIMEDOUT && id != 0 && (c->reconnect != NULL || client_end(c) == 0);
+    bool late = (rc == -ETIMEDOUT || rc == BELFRY_ESTATE) && id != 0 && (c->reconnect != NULL || client_end(c) == 0);
     if (late && !(client_is_leaving(c) && c->large->out.id == id))
         bf_client_give_up(c, id); /* without memory for that, belfry_receive() will hand out the reply */
     if (c->reconnect != NULL && id != 0) {
@@ -497,7 +511,7 @@ static __attribute__((cold, noinline)) int call_failed(struct belfry_client *c, 
         if (client_is_leaving(c) && c->large->out.id == id)
             bf_large_stop(c);
     }
-    return late ? timed_out(c) : rc;
+    return rc == -ETIMEDOUT ? timed_out(c) : rc;
 }
 
 static int call(belfry_client *c, const void *data, size_t size, belfry_message *reply, int64_t deadline)

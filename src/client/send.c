@@ -58,7 +58,7 @@ static bf_inlined int reserve(belfry_client *c, size_t size, uint32_t block, voi
     int rc = client_check(c);
     if (bf_unlikely(rc < 0))
         return rc;
-    if (bf_unlikely(block + size >= c->in_place_end))
+    if (bf_unlikely(size >= c->in_place_end || block + size >= c->in_place_end)) /* the sum alone might wrap */
         return reserve_slowly(c, size, block, data);
     rc = client_end(c);
     if (bf_unlikely(rc < 0))

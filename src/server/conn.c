@@ -18,6 +18,8 @@
 #define BUDGET_MESSAGES 16 /* per conn and turn */
 #define BUDGET_BYTES 262144u
 #define ECHOES_MAX 64u
+#define ADMISSIONS_MAX 2 /* of large messages: each may be a map, and a huge page to be cleared */
+#define WHOLE_STEP_BYTES (2ull << 20)
 
 struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
 {
@@ -44,8 +46,9 @@ static void clear_outbox(struct belfry_conn *conn)
 void bf_conn_forget_whole(struct belfry_conn *conn)
 {
     struct belfry_server *server = conn->shard->server;
-    if (conn->whole.data != NULL)
-        sub_acq_rel(&server->whole_bytes, conn->whole.bytes);
+    if (conn->whole_charged > 0)
+        sub_acq_rel(&server->whole_bytes, conn->whole_charged);
+    conn->whole_charged = 0;
     conn->whole.data = NULL;
 }
 
@@ -108,8 +111,7 @@ static int flush_outbox(struct belfry_conn *conn)
     uint64_t bytes = 0, position = conn->out.position;
     while (!outbox_is_empty(&conn->outbox) && bytes < BUDGET_BYTES) {
         struct outbox_message *message = conn->outbox.first;
-        bool in_parts = message->bytes > ring_payload_max(conn->out.capacity);
-        int rc = in_parts ? send_parts(conn, message) : send_whole(conn, message);
+        int rc = conn_is_large(conn, message->bytes) ? send_parts(conn, message) : send_whole(conn, message);
         if (rc < 0)
             return rc;
         if (rc == 0)
@@ -128,8 +130,8 @@ static bool outbox_has_room(struct belfry_conn *conn)
 {
     const struct outbox_message *message = conn->outbox.first;
     struct parts_out parts = {.bytes = message->bytes, .sent = message->sent};
-    bool in_parts = message->bytes > ring_payload_max(conn->out.capacity);
-    return ring_has_room(&conn->out, in_parts ? parts_next_payload(&parts, conn->out.capacity) : message->bytes);
+    bool large = conn_is_large(conn, message->bytes);
+    return ring_has_room(&conn->out, large ? parts_next_payload(&parts, conn->out.capacity) : message->bytes);
 }
 
 /* --- ring to handler --------------------------------------------------------------------------------------------- */
@@ -209,25 +211,47 @@ static int take_extended(struct belfry_conn *conn, const struct ring_entry *e)
     return hand_over_in_time(conn, &message);
 }
 
-/* The first part is here: memory for the whole, or a refusal at once; then the parts are let pass. */
-static int admit_whole(struct belfry_conn *conn)
+/*
+ * Count what will have arrived, in steps of what the kernel gives at a time: addresses cost nothing, and a client that
+ * sends the first part of something huge must not keep others from theirs.
+ */
+static bool charge(struct belfry_conn *conn, uint64_t bytes)
 {
     struct belfry_server *server = conn->shard->server;
     struct parts_in *whole = &conn->whole;
-    int status = 0;
+    uint64_t steps = (whole->have + bytes + WHOLE_STEP_BYTES - 1) / WHOLE_STEP_BYTES * WHOLE_STEP_BYTES;
+    uint64_t wanted = bf_min(whole->bytes, steps);
+    if (bf_likely(wanted <= conn->whole_charged))
+        return true;
+    uint64_t more = wanted - conn->whole_charged;
+    if (add_release(&server->whole_bytes, more) + more > server->options.whole_bytes_max) {
+        sub_acq_rel(&server->whole_bytes, more);
+        return false;
+    }
+    conn->whole_charged = wanted;
+    return true;
+}
+
+/* There is no memory for it: what has arrived is dropped, and what will is let pass. */
+static int refuse_whole(struct belfry_conn *conn, int status)
+{
+    uint8_t kind = conn->whole.kind;
+    bf_block_free(conn->whole.data);
+    bf_conn_forget_whole(conn);
+    counter_add(&conn->shard->counters->whole_refused, 1);
+    return refuse(conn, kind, conn->whole.id, status);
+}
+
+/* The first part is here: room for the whole, or a refusal at once. */
+static int admit_whole(struct belfry_conn *conn)
+{
+    struct parts_in *whole = &conn->whole;
     if (whole->kind != BELFRY_REQUEST && whole->kind != BELFRY_ONE_WAY)
         return -BELFRY_END_PEER_FAULT;
-    if (whole->bytes > server->options.message_bytes_max)
+    if (whole->bytes > conn->shard->options->message_bytes_max)
         return refuse(conn, whole->kind, whole->id, BELFRY_ETOOBIG);
-    if (add_release(&server->whole_bytes, whole->bytes) + whole->bytes > server->options.whole_bytes_max)
-        status = -ENOBUFS;
-    else if ((whole->data = bf_block_alloc(whole->bytes)) == NULL)
-        status = -ENOMEM;
-    if (status == 0)
-        return 0;
-    sub_acq_rel(&server->whole_bytes, whole->bytes);
-    counter_add(&conn->shard->counters->whole_refused, 1);
-    return refuse(conn, whole->kind, whole->id, status);
+    whole->data = bf_block_alloc(whole->bytes);
+    return whole->data == NULL ? refuse_whole(conn, -ENOMEM) : 0;
 }
 
 static int take_part(struct belfry_conn *conn, const struct ring_entry *e)
@@ -239,6 +263,8 @@ static int take_part(struct belfry_conn *conn, const struct ring_entry *e)
         rc = parts_open(whole, e, &block) < 0 ? -BELFRY_END_PEER_FAULT : admit_whole(conn);
     else if (e->flags != 0)
         rc = -BELFRY_END_PEER_FAULT;
+    if (rc == 0 && whole->data != NULL && !charge(conn, e->bytes - block))
+        rc = refuse_whole(conn, -ENOBUFS);
     if (rc < 0)
         return rc;
     rc = parts_take(whole, e, block);
@@ -290,30 +316,28 @@ static int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
  * A conn that does not read its replies, or has as many deferred requests as it may, is heard no further. But it may say
  * that it waits no longer, which is what ends a stream; as often as it has echoes of that to read.
  */
-static bool may_read(const struct belfry_conn *conn, const struct ring_entry *e)
+static __attribute__((noinline)) bool may_read(const struct belfry_conn *conn, uint8_t kind, uint8_t flags)
 {
-    if (bf_likely(conn->halted == 0))
-        return true;
     if ((conn->halted & HALTED_BY_KICK) != 0)
         return false;
     if (conn->dying != BELFRY_END_NONE) /* what it committed is handled, and then it is over */
         return (conn->halted & HALTED_BY_OUTBOX) == 0;
-    if (conn->halted == HALTED_BY_DRAIN && e->kind == BELFRY_PART && e->flags == 0)
+    if (conn->halted == HALTED_BY_DRAIN && kind == BELFRY_PART && flags == 0)
         return conn->whole.open;
-    return e->kind == BELFRY_BYE || (e->kind == BELFRY_CANCEL && conn->outbox.echoes < ECHOES_MAX);
+    return kind == BELFRY_BYE || (kind == BELFRY_CANCEL && conn->outbox.echoes < ECHOES_MAX);
 }
 
 static int read_ring(struct belfry_conn *conn)
 {
     belfry_counters *counters = conn->shard->counters;
     uint64_t bytes = 0;
-    int count = 0, handed_over = 0, rc = 0;
+    int count = 0, handed_over = 0, admitted = 0, rc = 0;
     while (count < BUDGET_MESSAGES && bytes < BUDGET_BYTES) {
         struct ring_entry e;
         rc = ring_peek(&conn->in, &e);
         if (rc < 0)
             rc = -BELFRY_END_PEER_FAULT;
-        else if (rc == 0 || !may_read(conn, &e))
+        else if (rc == 0 || (bf_unlikely(conn->halted != 0) && !may_read(conn, e.kind, e.flags)))
             break;
         else
             rc = dispatch(conn, &e);
@@ -325,6 +349,8 @@ static int read_ring(struct belfry_conn *conn)
         bytes += e.bytes;
         count++;
         if (bf_unlikely(conn->out_rc < 0))
+            break;
+        if (bf_unlikely(e.kind == BELFRY_PART) && e.flags != 0 && ++admitted == ADMISSIONS_MAX)
             break;
     }
     if (count > 0) {
@@ -338,7 +364,8 @@ static int read_ring(struct belfry_conn *conn)
 static __attribute__((cold, noinline)) void tell_backlog(struct belfry_conn *conn)
 {
     const belfry_server_options *o = conn->shard->options;
-    bool high = conn->told_high ? conn->outbox.bytes > o->outbox_low_bytes : conn->outbox.bytes > o->outbox_high_bytes;
+    uint64_t waiting = conn_backlog(conn);
+    bool high = waiting > (conn->told_high ? o->outbox_low_bytes : o->outbox_high_bytes);
     if (high == conn->told_high || o->on_backlog == NULL)
         return;
     conn->told_high = high;
@@ -383,5 +410,5 @@ bool bf_conn_has_work(struct belfry_conn *conn)
         return !ring_is_empty(&conn->in);
     struct ring_entry e;
     int rc = ring_peek(&conn->in, &e);
-    return rc < 0 || (rc > 0 && may_read(conn, &e));
+    return rc < 0 || (rc > 0 && may_read(conn, e.kind, e.flags));
 }

@@ -39,11 +39,26 @@ struct belfry_conn {
     enum conn_reservation reservation;
     uint64_t reservation_bytes;
     struct outbox_message *reserved_message;
-    struct parts_in whole; /* a message that arrives in parts; its data is a block */
+    struct parts_in whole;  /* a message that arrives in parts; its data is a block */
+    uint64_t whole_charged; /* of its bytes, counted in the server's whole_bytes */
     uint32_t pid;
     uint32_t ticket_count; /* requests of it that are deferred, or whose holder has not come back yet */
     struct ticket_record *tickets;
 };
+
+/* Does it go in parts? */
+static inline bool conn_is_large(const struct belfry_conn *conn, uint64_t bytes)
+{
+    return bytes > ring_payload_max(conn->out.capacity);
+}
+
+/* What waits in the outbox. A large message that is leaving may be there because of its size alone: it does not count. */
+static inline uint64_t conn_backlog(const struct belfry_conn *conn)
+{
+    const struct outbox_message *first = conn->outbox.first;
+    bool leaving = first != NULL && conn_is_large(conn, first->bytes);
+    return conn->outbox.bytes - (leaving ? outbox_cost(first->bytes) : 0);
+}
 
 /* Make the conn of a claimed slot. NULL: no memory. */
 struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot);

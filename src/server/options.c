@@ -102,6 +102,9 @@ int bf_options_resolve(belfry_server_options *out, const belfry_server_options *
         return bf_error(BELFRY_EOPTION, "deferred_max is 0: no request could be deferred");
     if (out->outbox_high_bytes == 0)
         out->outbox_high_bytes = out->outbox_bytes_max / 2;
+    if (out->outbox_high_bytes > out->outbox_bytes_max)
+        return bf_error(BELFRY_EOPTION, "outbox_high_bytes is %" PRIu32 ": more than outbox_bytes_max, %" PRIu32,
+                        out->outbox_high_bytes, out->outbox_bytes_max);
     if (out->outbox_low_bytes > 0 && out->outbox_low_bytes >= out->outbox_high_bytes)
         return bf_error(BELFRY_EOPTION, "outbox_low_bytes is %" PRIu32 ": it must be below outbox_high_bytes, %" PRIu32,
                         out->outbox_low_bytes, out->outbox_high_bytes);

@@ -35,8 +35,10 @@ struct outbox_message {
 struct bf_outbox {
     struct outbox_message *first;
     struct outbox_message *last;
-    uint64_t bytes;  /* in all, as outbox_cost() counts */
-    uint32_t echoes; /* of cancellations, among them */
+    uint64_t bytes;                       /* in all, as outbox_cost() counts */
+    uint64_t push_bytes;                  /* of pushes, among them */
+    struct outbox_message *before_pushes; /* none up to this one may be dropped as a push; NULL: look from the first */
+    uint32_t echoes;                      /* of cancellations, among them */
 };
 
 /* What a message counts for: an empty one takes memory, too. */
@@ -79,6 +81,7 @@ static inline void outbox_put(struct bf_outbox *box, struct outbox_message *mess
         box->first = message;
     box->last = message;
     box->bytes += outbox_cost(message->bytes);
+    box->push_bytes += message->kind == BELFRY_PUSH ? outbox_cost(message->bytes) : 0;
     box->echoes += message->kind == BELFRY_CANCEL;
 }
 
@@ -89,7 +92,10 @@ static inline void outbox_drop(struct bf_outbox *box, struct outbox_message *bef
     *at = message->next;
     if (box->last == message)
         box->last = before;
+    if (box->before_pushes == message)
+        box->before_pushes = before;
     box->bytes -= outbox_cost(message->bytes);
+    box->push_bytes -= message->kind == BELFRY_PUSH ? outbox_cost(message->bytes) : 0;
     box->echoes -= message->kind == BELFRY_CANCEL;
     outbox_message_free(message, arena);
 }
@@ -112,6 +118,25 @@ static inline uint64_t outbox_drop_request(struct bf_outbox *box, uint64_t id, s
             before = message;
     }
     return before_bytes - box->bytes;
+}
+
+/*
+ * Drop the oldest push that has not begun to leave. False: there is none. What is passed over is not looked at again, so
+ * whoever drops many pays for each message once.
+ */
+static inline bool outbox_drop_push(struct bf_outbox *box, struct bf_arena *arena)
+{
+    struct outbox_message *before = box->before_pushes;
+    struct outbox_message *message = before == NULL ? box->first : before->next;
+    while (message != NULL && (message->kind != BELFRY_PUSH || message->sent != 0)) {
+        before = message;
+        message = message->next;
+    }
+    box->before_pushes = before;
+    if (message == NULL)
+        return false;
+    outbox_drop(box, before, arena);
+    return true;
 }
 
 static inline void outbox_clear(struct bf_outbox *box, struct bf_arena *arena)

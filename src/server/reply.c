@@ -13,30 +13,22 @@
 
 /* --- room: in the ring, else in the outbox ------------------------------------------------------------------------ */
 
-/* Does the outbox take so much more? An empty one takes any message. */
+/* Does the outbox take so much more? One in which nothing waits takes any message. */
 static bool outbox_takes(const struct belfry_conn *conn, uint64_t size)
 {
-    return outbox_is_empty(&conn->outbox) ||
-           conn->outbox.bytes + outbox_cost(size) <= conn->shard->options->outbox_bytes_max;
+    uint64_t waiting = conn_backlog(conn);
+    return waiting == 0 || waiting + outbox_cost(size) <= conn->shard->options->outbox_bytes_max;
 }
 
-/* Drop pushes until it does. One that has left in part must leave whole. */
+/* Drop pushes until it does; none, if all of them were too few. One that has begun to leave must leave whole. */
 static void drop_pushes(struct belfry_conn *conn, uint64_t size)
 {
     struct bf_shard *shard = conn->shard;
-    struct outbox_message *before = NULL;
     uint64_t bytes = conn->outbox.bytes, dropped = 0;
-    while (!outbox_takes(conn, size)) {
-        struct outbox_message *message = before == NULL ? conn->outbox.first : before->next;
-        if (message == NULL)
-            break;
-        if (message->kind == BELFRY_PUSH && message->sent == 0) {
-            outbox_drop(&conn->outbox, before, &shard->arena);
-            dropped++;
-        } else {
-            before = message;
-        }
-    }
+    if (conn_backlog(conn) + outbox_cost(size) > shard->options->outbox_bytes_max + conn->outbox.push_bytes)
+        return;
+    while (!outbox_takes(conn, size) && outbox_drop_push(&conn->outbox, &shard->arena))
+        dropped++;
     conn->backlog.dropped += dropped;
     counter_add(&shard->counters->pushes_dropped, (int64_t)dropped);
     counter_add(&shard->counters->outbox_bytes, (int64_t)(conn->outbox.bytes - bytes));
@@ -123,12 +115,12 @@ static int reserve(struct belfry_conn *conn, uint64_t size, bool must, void **da
 static void queue(struct belfry_conn *conn, struct outbox_message *message)
 {
     belfry_counters *counters = conn->shard->counters;
-    if (outbox_is_empty(&conn->outbox)) {
+    if (outbox_is_empty(&conn->outbox) && !conn_is_large(conn, message->bytes)) {
         counter_add(&counters->stalls, 1);
         conn->backlog.stalls++;
     }
     outbox_put(&conn->outbox, message);
-    conn->backlog.bytes_peak = bf_max(conn->backlog.bytes_peak, conn->outbox.bytes);
+    conn->backlog.bytes_peak = bf_max(conn->backlog.bytes_peak, conn_backlog(conn));
     conn->halted |= HALTED_BY_OUTBOX;
     counter_add(&counters->outbox_bytes, (int64_t)outbox_cost(message->bytes));
     bf_shard_heat(conn->shard, conn->slot); /* so that the turn empties it */
@@ -150,7 +142,7 @@ static int commit(struct belfry_conn *conn, enum belfry_kind kind, uint8_t flags
         message->bytes = size;
         queue(conn, message);
     } else {
-        bf_arena_free(&conn->shard->arena, conn->reserved_message);
+        outbox_message_free(conn->reserved_message, &conn->shard->arena);
     }
     conn->reservation = RESERVED_NONE;
     counter_add(&counters->messages_out, 1);
@@ -164,7 +156,7 @@ static void abort_reservation(struct belfry_conn *conn)
     if (conn->reservation == RESERVED_RING)
         ring_abort(&conn->out);
     else if (conn->reservation != RESERVED_NONE)
-        bf_arena_free(&conn->shard->arena, conn->reserved_message);
+        outbox_message_free(conn->reserved_message, &conn->shard->arena);
     conn->reservation = RESERVED_NONE;
 }
 
@@ -294,7 +286,7 @@ void belfry_disconnect(belfry_conn *conn)
 belfry_backlog belfry_conn_backlog(const belfry_conn *conn)
 {
     belfry_backlog backlog = conn->backlog;
-    backlog.bytes = conn->outbox.bytes;
+    backlog.bytes = conn_backlog(conn);
     return backlog;
 }
 

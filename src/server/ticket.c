@@ -145,6 +145,7 @@ int belfry_defer(belfry_conn *conn, const belfry_message *m, belfry_ticket *tick
         conn->halted |= HALTED_BY_TICKETS;
     uint32_t serial = TICKET_SERIAL(load_relaxed(&record->word));
     store_relaxed(&record->queued, TICKET_QUEUED(serial, 0));
+    store_relaxed(&record->refused, 0);
     store_release(&record->word, TICKET_WORD(serial, TICKET_OPEN));
     ticket_of(record, ticket);
     conn->request_open = false;
@@ -417,9 +418,11 @@ static int debit(belfry_server *s, const belfry_ticket *t, struct ticket_record 
         uint32_t bytes = TICKET_QUEUED_BYTES(queued);
         if (queued >> 32 != t->serial)
             return stale(t);
-        if (bytes > 0 && bytes + cost > s->options.outbox_bytes_max)
+        if (bytes > 0 && bytes + cost > s->options.outbox_bytes_max) {
+            store_relaxed(&record->refused, cost);
             return bf_error(BELFRY_EBACKLOG, "the client reads slowly: %u bytes of request %llu wait for it", bytes,
                             (unsigned long long)t->request);
+        }
     } while (!replace_release(&record->queued, &queued, queued + cost));
     return 0;
 }
@@ -447,6 +450,13 @@ int belfry_complete_more(belfry_server *s, const belfry_ticket *t, const void *d
     return rc < 0 ? rc : gone(t);
 }
 
+/* Half of it is free, and what was refused last would fit. Where nothing waits, anything does. */
+static bool has_room(const belfry_server *s, const struct ticket_record *record)
+{
+    uint64_t queued = TICKET_QUEUED_BYTES(load_relaxed(&record->queued)), max = s->options.outbox_bytes_max;
+    return queued == 0 || (queued <= max / 2 && queued + load_relaxed(&record->refused) <= max);
+}
+
 int belfry_ticket_wait(belfry_server *s, const belfry_ticket *t, int64_t deadline)
 {
     struct bf_shard *shard;
@@ -461,7 +471,7 @@ int belfry_ticket_wait(belfry_server *s, const belfry_ticket *t, int64_t deadlin
         store_relaxed(&record->waited_for, 1);
         full_fence(); /* partner: wake_holder */
         rc = status_of(t, load_acquire(&record->word));
-        bool room = TICKET_QUEUED_BYTES(load_relaxed(&record->queued)) <= s->options.outbox_bytes_max / 2;
+        bool room = has_room(s, record);
         int waited = 0;
         if (rc == 0 && !room) {
             struct bf_os_wait wait = {&record->bell, bell};

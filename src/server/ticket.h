@@ -41,6 +41,7 @@ struct ticket_record {
     struct mailbox_letter returned; /* the holder's, when he ends a ticket that nobody waits for */
     uint64_t word;                  /* TICKET_WORD; several threads, by compare and swap */
     uint64_t queued;     /* TICKET_QUEUED: said by the holder, not yet in the client's ring; several threads */
+    uint64_t refused;    /* the holder: what his last answer would have counted, which found no room */
     uint32_t bell;       /* the shard: counts changes that a waiting holder wants to know of; a futex word */
     uint32_t waited_for; /* the holder: 1 = about to sleep on `bell` */
 

@@ -4,7 +4,8 @@
  *
  * It travels as PART entries of one id. The first says in its extension block what the whole is: how many bytes, of
  * which kind. Parts of two messages never mix in one direction, but what is small and urgent (a cancellation) may stand
- * between them. A part is an eighth of the ring at most, so that one is read while others are written.
+ * between them. A part is an eighth of the ring at most (and 64 KiB), so that one is read while others
+ * are written.
  *
  * The receiver asks for all the memory at the first part and copies each part to its place; without memory it lets the
  * parts pass.
@@ -15,6 +16,7 @@
 #include "shm/extension.h"
 
 #define PARTS_BYTES_MAX (1u << 30) /* of a whole message */
+#define PARTS_ENTRY_MAX 65536u     /* of one part: in a large ring, too, others get their turn */
 
 /* What is being sent. */
 struct parts_out {
@@ -48,7 +50,7 @@ static inline uint64_t parts_in_place_max(uint64_t capacity, uint32_t block)
 /* A part's payload with its block. */
 static inline uint64_t parts_payload_max(uint64_t capacity)
 {
-    return capacity / 8 - sizeof(struct belfry_abi_entry);
+    return bf_min(capacity / 8, PARTS_ENTRY_MAX) - sizeof(struct belfry_abi_entry);
 }
 
 /* What the next part will take. */

@@ -220,6 +220,45 @@ Test(large, messages_of_more_than_the_service_takes_are_refused)
     expect_eq(fake_hear(&fake, slot, &e), 0);
 }
 
+Test(large, calls_say_so_when_a_large_reservation_is_open)
+{
+    belfry_message m;
+    void *room;
+    expect_rc(belfry_send_reserve(client, 3000, &room), 0);
+    expect_rc(belfry_call(client, bytes, 50000, &m, belfry_in_ms(20000)), BELFRY_ESTATE);
+    expect_rc(belfry_call(client, bytes, 5, &m, belfry_in_ms(20000)), BELFRY_ESTATE);
+    memcpy(room, bytes, 3000); /* it is still ours */
+    expect_rc(belfry_send_commit(client, BELFRY_REQUEST, 3000, NULL), 0);
+}
+
+Test(large, sizes_that_would_wrap_are_too_large)
+{
+    belfry_message m;
+    void *room;
+    for (size_t less = 0; less < 100; less++) {
+        expect_rc(belfry_call(client, bytes, SIZE_MAX - less, &m, belfry_in_ms(20000)), BELFRY_ETOOBIG);
+        expect_rc(belfry_send_until(client, bytes, SIZE_MAX - less, belfry_in_ms(20000), NULL), BELFRY_ETOOBIG);
+        expect_rc(belfry_send_reserve(client, SIZE_MAX - less, &room), BELFRY_ETOOBIG);
+    }
+    struct ring_entry e;
+    expect_eq(fake_hear(&fake, slot, &e), 0);
+}
+
+Test(large, messages_leave_while_others_are_received)
+{
+    struct parts_in in = {0};
+    belfry_message m;
+    expect_rc(belfry_send(client, bytes, 50000, NULL), 0);
+    for (int i = 0; i < 200 && belfry_client_unsent_bytes(client) > 0; i++) { /* there is always something to receive */
+        fake_say(&fake, slot, BELFRY_PUSH, 0, 0, "news", 4);
+        while (hear_part(&in) == 0)
+            ;
+        expect_rc(belfry_receive(client, &m, 0), 0);
+        belfry_release(client, &m);
+    }
+    expect_eq(belfry_client_unsent_bytes(client), 0);
+}
+
 /* --- what arrives -------------------------------------------------------------------------------------------------- */
 
 Test(large, messages_arrive_in_parts_with_others_between)
@@ -321,6 +360,15 @@ static void nothing_of_a_whole(void)
     say_part(1, &(struct extension){.deadline_ns = 1}, bytes, 100);
 }
 
+static void an_item_that_is_unknown(void)
+{
+    struct belfry_abi_extension *block;
+    struct ring_producer_local *out = &fake.slots[slot].out;
+    expect_eq(ring_reserve(out, 16 + 100, (void **)&block), 0);
+    *block = (struct belfry_abi_extension){.bytes = 16, .item = {.type = 77, .bytes = 8}};
+    ring_commit(out, BELFRY_PART, BELFRY_FLAG_EXTENDED, 1, 16 + 100);
+}
+
 static void a_flag_that_there_is_not(void)
 {
     fake_say(&fake, slot, BELFRY_PART, 0x80, 1, bytes, 100);
@@ -333,7 +381,7 @@ Test(large, parts_that_cannot_be_end_the_conn)
                                           an_empty_part,           more_than_the_service_takes,
                                           all_there_can_be,        a_kind_that_is_not_a_servers,
                                           a_part_of_parts,         nothing_of_a_whole,
-                                          a_flag_that_there_is_not};
+                                          an_item_that_is_unknown, a_flag_that_there_is_not};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         belfry_message m;
         if (i > 0)

@@ -195,14 +195,40 @@ Test(backlog, drops_the_oldest_pushes_for_what_is_newer)
 Test(backlog, drops_no_push_that_has_left_in_part)
 {
     belfry_client *c = begin(BELFRY_OVERFLOW_DROP_PUSH);
-    static uint8_t large[50000];
+    static uint8_t large[50000], small[400];
+    belfry_message m;
     expect_reply(c, order(c, 0, 0));
     expect_rc(belfry_push_to(server.server, seen.id, large, sizeof large), 0);
     expect(eventually(!ring_is_empty(&c->in))); /* it has begun to leave */
-    for (int i = 0; i < 30; i++)
-        expect_rc(belfry_push_to(server.server, seen.id, "\xff\xff\xff\xff", 4), 0);
-    expect(eventually(server_fixture_counters().pushes_dropped == 30)); /* it leaves them no room, and is not dropped */
-    expect_push(c, 0);
+    for (int i = 0; i < 40; i++)
+        expect_rc(belfry_push_to(server.server, seen.id, small, sizeof small), 0);
+    expect(eventually(server_fixture_counters().pushes_dropped > 10));
+    expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
+    expect_eq(m.size, sizeof large);
+    belfry_release(c, &m);
+    end(c);
+}
+
+Test(backlog, is_no_matter_of_a_large_message_to_a_client_that_reads)
+{
+    belfry_client *c = begin(BELFRY_OVERFLOW_DISCONNECT);
+    static uint8_t large[50000]; /* six times what the outbox holds */
+    belfry_message m;
+    expect_reply(c, order(c, 0, 0));
+    for (int round = 0; round < 20; round++) {
+        expect_rc(belfry_push_to(server.server, seen.id, large, sizeof large), 0);
+        expect_rc(belfry_push_to(server.server, seen.id, "news", 4), 0);
+        expect_rc(belfry_broadcast(server.server, "news", 4), 0);
+        for (int i = 0; i < 3; i++) {
+            expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
+            expect_eq(m.size, i == 0 ? sizeof large : 4);
+            belfry_release(c, &m);
+        }
+    }
+    expect_eq(load_acquire(&seen.disconnected), 0);
+    expect_eq(load_acquire(&seen.highs), 0);
+    expect_eq(server_fixture_counters().pushes_dropped, 0);
+    expect_eq(server_fixture_counters().outbox_full, 0);
     end(c);
 }
 
@@ -211,9 +237,10 @@ Test(backlog, drops_pushes_for_a_reply_and_never_replies)
     belfry_client *c = begin(BELFRY_OVERFLOW_DROP_PUSH);
     uint64_t first = order(c, 30, 400);
     expect_eq(seen.reply_rc, 0);
-    for (uint32_t i = 0; i < 200; i++)
+    for (uint32_t i = 0; i < 400; i++)
         expect_rc(belfry_push_to(server.server, seen.id, &i, sizeof i), 0);
-    expect(eventually(server_fixture_counters().messages_out + server_fixture_counters().pushes_dropped >= 200));
+    expect(
+        eventually(server_fixture_counters().messages_out >= 31 + 400)); /* all of them were taken; not all are left */
     belfry_message m;
     bool replied = false;
     while (belfry_receive(c, &m, belfry_in_ms(200)) == 0) {

@@ -120,6 +120,7 @@ Test(options, are_refused_when_a_value_cannot_work_and_are_named)
     expect_bad_value(whole_bytes_max, BF_DEFAULT_MESSAGE_BYTES_MAX - 1, BELFRY_EOPTION);
     expect_bad_value(deferred_max, 0, BELFRY_EOPTION);
     expect_bad_value(overflow, 3, BELFRY_EOPTION);
+    expect_bad_value(outbox_high_bytes, (1u << 20) + 1, BELFRY_EOPTION);
     expect_bad_value(outbox_low_bytes, 1u << 19, BELFRY_EOPTION);
     expect_bad_value(message_bytes_max, UINT32_MAX, BELFRY_EOPTION);
     expect_bad_value(claim_grace_ms, 0, BELFRY_EOPTION);

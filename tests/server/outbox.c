@@ -107,3 +107,62 @@ Test(outbox, can_be_cleared)
     }
     bf_arena_close(&arena);
 }
+
+/* Against a plain array that does the same. */
+Test(outbox, drops_the_oldest_push_whatever_happened_before)
+{
+    struct model {
+        uint64_t id;
+        uint8_t kind;
+        bool begun;
+    } model[64];
+    struct bf_arena arena;
+    struct bf_outbox box = {0};
+    struct fixture_random random;
+    unsigned count = 0;
+    fixture_seed(&random, "drops_the_oldest_push_whatever_happened_before");
+    expect_rc(bf_arena_open(&arena), 0);
+    for (int step = 0; step < 200000; step++) {
+        uint64_t what = fixture_next(&random) % 8;
+        if (what < 4 && count < 64) { /* a new one */
+            static const uint8_t kinds[] = {BELFRY_PUSH, BELFRY_REPLY, BELFRY_PUSH, BELFRY_CANCEL};
+            struct outbox_message *m = outbox_message_new(&arena, 8);
+            m->kind = kinds[fixture_next(&random) % 4];
+            m->id = m->kind == BELFRY_PUSH ? 0 : 1 + fixture_next(&random) % 3;
+            outbox_put(&box, m);
+            model[count++] = (struct model){m->id, m->kind, false};
+        } else if (what == 4 && count > 0) { /* the first has left in part */
+            box.first->sent = 1;
+            model[0].begun = true;
+        } else if (what == 5 && count > 0) {
+            outbox_drop_first(&box, &arena);
+            memmove(model, model + 1, --count * sizeof model[0]);
+        } else if (what == 6) {
+            uint64_t id = 1 + fixture_next(&random) % 3;
+            unsigned kept = 0;
+            outbox_drop_request(&box, id, &arena);
+            for (unsigned i = 0; i < count; i++)
+                if (model[i].id != id || model[i].kind != BELFRY_REPLY)
+                    model[kept++] = model[i];
+            count = kept;
+        } else if (what == 7) {
+            unsigned at = 0;
+            while (at < count && (model[at].kind != BELFRY_PUSH || model[at].begun))
+                at++;
+            expect_eq(outbox_drop_push(&box, &arena), at < count);
+            if (at < count)
+                memmove(model + at, model + at + 1, (--count - at) * sizeof model[0]);
+        }
+        const struct outbox_message *m = box.first;
+        uint64_t push_bytes = 0;
+        for (unsigned i = 0; i < count; i++, m = m->next) {
+            expect(m != NULL && m->id == model[i].id && m->kind == model[i].kind);
+            push_bytes += m->kind == BELFRY_PUSH ? outbox_cost(m->bytes) : 0;
+        }
+        expect(m == NULL);
+        expect_eq(box.push_bytes, push_bytes);
+    }
+    outbox_clear(&box, &arena);
+    expect_eq(arena.allocated_bytes, 0);
+    bf_arena_close(&arena);
+}

@@ -7,7 +7,9 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/order.h"
 #include "client/client.h"
@@ -29,7 +31,8 @@ static struct {
     belfry_ticket ticket;
     belfry_message copy;
     bool taken_over, hold, held;
-    belfry_conn_id id;
+    belfry_conn_id id, sender;
+    uint64_t position, step; /* of the sender's ring, when another's turn came; the most between two of these */
 } seen;
 
 static void fill(void *data, size_t size, unsigned seed)
@@ -68,13 +71,19 @@ static void on_cancel(belfry_conn *conn, const belfry_ticket *t, int why, void *
     add_release(&seen.cancelled, 1);
 }
 
-/* First byte d: defer; p: push it back, then reply nothing; r: reply in place; s: stay a while; else echo */
+/* First byte a: reserve and abort, then reply; l: reply with as many bytes as follow; d: defer; p: push it back, then reply nothing; r: reply in place; s: stay a while; else echo */
 static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
 {
     (void)user;
     char what = m->size > 0 ? *(const char *)m->data : 0;
     seen.size = m->size;
     seen.kind = m->kind;
+    seen.id = belfry_conn_get_id(conn);
+    if (what == 't') {
+        uint64_t position = belfry_conn_find(server.server, seen.sender)->in.position;
+        seen.step = bf_max(seen.step, position - seen.position);
+        seen.position = position;
+    }
     while (what == 's' && load_acquire(&seen.hold))
         store_release(&seen.held, true);
     if (m->kind == BELFRY_ONE_WAY) {
@@ -83,6 +92,14 @@ static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
         seen.bad += belfry_defer(conn, m, &seen.ticket, &seen.copy) != 0;
         seen.taken_over = seen.copy.data == m->data;
         add_release(&seen.deferred, 1);
+    } else if (what == 'a' || what == 'l') {
+        uint32_t size;
+        void *data;
+        memcpy(&size, (const char *)m->data + 4, sizeof size);
+        seen.bad += belfry_reply_reserve(conn, m, size, &data) != 0;
+        if (what == 'a')
+            belfry_reply_abort(conn);
+        seen.bad += (what == 'a' ? belfry_reply(conn, m, "a", 1) : belfry_reply_commit(conn, size)) != 0;
     } else if (what == 'p') {
         seen.bad += belfry_push(conn, m->data, m->size) != 0;
         belfry_reply(conn, m, NULL, 0);
@@ -156,6 +173,17 @@ static void expect_call(belfry_client *c, char what, size_t size, int64_t deadli
 static void expect_echo(belfry_client *c)
 {
     expect_call(c, 'e', 10, server_fixture_patience());
+}
+
+static void send_part(belfry_client *c, uint64_t id, const struct extension *x, size_t size)
+{
+    uint8_t *data;
+    uint32_t block = extension_bytes(x);
+    expect_eq(ring_reserve(&c->out, block + size, (void **)&data), 0);
+    if (block > 0)
+        extension_write(data, x);
+    memset(data + block, 'e', size);
+    ring_commit(&c->out, BELFRY_PART, block > 0 ? BELFRY_FLAG_EXTENDED : 0, id, block + size);
 }
 
 TestSuite(parts, .timeout = 120);
@@ -587,6 +615,73 @@ Test(parts, of_a_client_that_left_are_dropped)
     end(other);
 }
 
+/* --- replies that nobody takes ---------------------------------------------------------------------------------------- */
+
+struct ask {
+    char what;
+    uint32_t size;
+};
+
+static void ask_and_stay(void *context)
+{
+    belfry_client *c;
+    if (belfry_connect(&c, FIXTURE_SERVICE, NULL) != 0)
+        _exit(1);
+    for (int i = 0; i < 3; i++)
+        belfry_send(c, context, sizeof(struct ask), NULL);
+    for (;;)
+        pause();
+}
+
+Test(parts, for_a_client_that_was_killed_are_freed_whatever_memory_they_are_in)
+{
+    static const uint32_t sizes[] = {5000, 100000, 2u << 20}; /* the arena's, malloc's, a map */
+    prepare();
+    server_fixture_start(&server);
+    for (unsigned i = 0; i < 3; i++) {
+        struct ask ask = {.what = 'l', .size = sizes[i]};
+        unsigned before = load_acquire(&seen.handled);
+        pid_t pid = fixture_child(ask_and_stay, &ask);
+        expect(eventually(load_acquire(&seen.handled) > before)); /* the others wait until its outbox is empty */
+        fixture_kill(pid);
+        expect(eventually(load_acquire(&seen.disconnected) == i + 1));
+        expect_eq(load_acquire(&seen.handled), before + 3);
+        expect_eq(seen.why, BELFRY_END_DIED);
+    }
+    end(server_fixture_connect());
+}
+
+Test(parts, that_were_reserved_and_aborted_are_freed)
+{
+    static const uint32_t sizes[] = {5000, 100000, 2u << 20};
+    belfry_client *c = begin();
+    for (unsigned i = 0; i < 3; i++) {
+        struct ask ask = {.what = 'a', .size = sizes[i]};
+        belfry_message m;
+        expect_rc(belfry_call(c, &ask, sizeof ask, &m, server_fixture_patience()), 0);
+        expect_eq(m.size, 1);
+        belfry_release(c, &m);
+    }
+    end(c);
+}
+
+Test(parts, of_a_reply_are_given_up_at_a_calls_deadline_and_the_next_is_not_taken_for_them)
+{
+    belfry_client *c = begin();
+    unsigned timeouts = 0;
+    for (unsigned ms = 1; ms <= 15; ms++) {
+        struct ask ask = {.what = 'l', .size = MESSAGE_MAX};
+        belfry_message m;
+        int rc = belfry_call(c, &ask, sizeof ask, &m, belfry_in_ms(ms));
+        expect(rc == 0 || rc == -ETIMEDOUT);
+        belfry_release(c, &m);
+        timeouts += rc == -ETIMEDOUT;
+        expect_call(c, 'e', 50000, server_fixture_patience());
+    }
+    expect(timeouts > 0); /* 4 MiB in steps of a ring of 4 KiB take longer than a millisecond */
+    end(c);
+}
+
 /* --- no memory for them --------------------------------------------------------------------------------------------- */
 
 Test(parts, are_refused_when_too_much_is_arriving)
@@ -598,7 +693,8 @@ Test(parts, are_refused_when_too_much_is_arriving)
     char *data = message('e', MESSAGE_MAX, 4);
     belfry_message m;
     expect_rc(belfry_send(c, data, MESSAGE_MAX, NULL), 0);
-    expect(eventually(arriving_bytes() == MESSAGE_MAX));
+    while (arriving_bytes() < MESSAGE_MAX) /* what has arrived counts, not what is announced */
+        expect_rc(belfry_receive(c, &m, 0), -ETIMEDOUT);
     expect_rc(belfry_call(other, data, 50000, &m, server_fixture_patience()), -ENOBUFS);
     expect_echo(other); /* its parts have been let pass */
     expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
@@ -607,6 +703,59 @@ Test(parts, are_refused_when_too_much_is_arriving)
     expect_call(other, 'e', 50000, server_fixture_patience());
     expect_eq(server_fixture_counters().whole_refused, 1);
     free(data);
+    belfry_close(other);
+    end(c);
+}
+
+Test(parts, that_never_come_keep_no_memory_from_others)
+{
+    static const struct extension large = {.whole_bytes = MESSAGE_MAX, .whole_kind = BELFRY_REQUEST};
+    belfry_client *idle[6];
+    prepare();
+    server.options.whole_bytes_max = 4 * MESSAGE_MAX;
+    server_fixture_start(&server);
+    belfry_client *c = server_fixture_connect();
+    for (int i = 0; i < 6; i++) { /* they announce more than there may be, and send a byte of it */
+        idle[i] = server_fixture_connect();
+        send_part(idle[i], 1, &large, 1);
+        bf_client_tell(idle[i], true);
+    }
+    expect(eventually(arriving_bytes() >= 6 << 20));
+    for (int i = 0; i < 10; i++)
+        expect_call(c, 'e', 1u << 20, server_fixture_patience());
+    expect_eq(server_fixture_counters().whole_refused, 0);
+    for (int i = 0; i < 6; i++)
+        belfry_close(idle[i]);
+    end(c);
+}
+
+Test(parts, take_turns_in_a_large_ring_too)
+{
+    prepare();
+    server.options.ring_bytes = 8u << 20; /* all of them are there before the first is looked at */
+    server_fixture_start(&server);
+    belfry_client *c = server_fixture_connect(), *busy = server_fixture_connect(), *other = server_fixture_connect();
+    belfry_message m;
+    char *data = message('e', MESSAGE_MAX, 3);
+    expect_echo(c);
+    seen.sender = seen.id; /* whose handler ran last */
+    store_release(&seen.hold, true);
+    expect_rc(belfry_send(busy, "s", 1, NULL), 0);
+    expect(eventually(load_acquire(&seen.held)));
+    expect_rc(belfry_send(c, data, MESSAGE_MAX, NULL), 0);
+    expect_eq(belfry_client_unsent_bytes(c), 0);
+    for (int i = 0; i < 64; i++) /* more than are handled in a turn */
+        expect_rc(belfry_send(other, "t", 1, NULL), 0);
+    store_release(&seen.hold, false);
+    for (int i = 0; i < 64; i++) {
+        expect_rc(belfry_receive(other, &m, server_fixture_patience()), 0);
+        belfry_release(other, &m);
+    }
+    expect(seen.step > 0 && seen.step <= 262144 + 2 * 65536); /* of the sender, between two turns of another */
+    expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
+    belfry_release(c, &m);
+    free(data);
+    belfry_close(busy);
     belfry_close(other);
     end(c);
 }
@@ -638,17 +787,6 @@ Test(parts, say_when_what_is_held_leaves_them_no_room)
 }
 
 /* --- a client that breaks the rules -------------------------------------------------------------------------------- */
-
-static void send_part(belfry_client *c, uint64_t id, const struct extension *x, size_t size)
-{
-    uint8_t *data;
-    uint32_t block = extension_bytes(x);
-    expect_eq(ring_reserve(&c->out, block + size, (void **)&data), 0);
-    if (block > 0)
-        extension_write(data, x);
-    memset(data + block, 'e', size);
-    ring_commit(&c->out, BELFRY_PART, block > 0 ? BELFRY_FLAG_EXTENDED : 0, id, block + size);
-}
 
 static const struct extension none = {0};
 static const struct extension whole = {.whole_bytes = 1000, .whole_kind = BELFRY_REQUEST};
