@@ -74,6 +74,14 @@ struct server_start {
     char error[512];
 };
 
+static belfry_server *serving;
+
+static void on_drain_signal(int number)
+{
+    (void)number;
+    belfry_drain(serving, BELFRY_FOREVER);
+}
+
 /* The server's process: says how its start went through the pipe, then serves. */
 static void serve(struct house *house, int report)
 {
@@ -83,6 +91,8 @@ static void serve(struct house *house, int report)
     start.rc = belfry_server_create(&server, &house->options);
     if (start.rc == 0)
         start.rc = belfry_server_start(server);
+    serving = server;
+    signal(SIGUSR1, on_drain_signal);
     snprintf(start.error, sizeof start.error, "%s", belfry_last_error());
     if (write(report, &start, sizeof start) != (ssize_t)sizeof start || start.rc < 0)
         _exit(3);
@@ -137,6 +147,14 @@ int house_stop(struct house *house)
 {
     cr_assert(kill(house->server, SIGTERM) == 0);
     int status = house_reap(house->server, START_SECONDS);
+    house->server = 0;
+    return status;
+}
+
+int house_drain(struct house *house)
+{
+    cr_assert(kill(house->server, SIGUSR1) == 0);
+    int status = house_reap(house->server, 4 * START_SECONDS);
     house->server = 0;
     return status;
 }

@@ -39,6 +39,9 @@ int house_start_rc(struct house *house);
 /* SIGTERM, and its exit status. */
 int house_stop(struct house *house);
 
+/* Drain it without a deadline, wait for its end, and its exit status. */
+int house_drain(struct house *house);
+
 /* Remove what is left: the server by SIGKILL, the root with everything in it. */
 void house_clear(struct house *house);
 
