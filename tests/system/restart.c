@@ -39,6 +39,7 @@ struct row {
     int64_t last_ns; /* when it had a reply */
     int64_t gap_ns;  /* the longest time without one */
     uint64_t reconnects;
+    uint64_t attempts; /* that failed */
 };
 
 static struct board {
@@ -163,6 +164,14 @@ static int work(belfry_poller *poller, struct member *members)
     }
 }
 
+static void on_reconnect(belfry_client *c, enum belfry_reconnect_event event, int rc, void *user)
+{
+    uint64_t *attempts = user;
+    (void)c;
+    (void)rc;
+    *attempts += event == BELFRY_RECONNECT_FAILED;
+}
+
 static int load(struct house *house, void *argument)
 {
     static struct member members[CONNECTIONS];
@@ -181,6 +190,8 @@ static int load(struct house *house, void *argument)
         return 10;
     for (uint32_t i = 0; i < CONNECTIONS; i++) {
         members[i].index = first + i;
+        o.reconnect.on_reconnect = on_reconnect;
+        o.reconnect.user = &board->rows[first + i].attempts;
         if (belfry_connect(&members[i].c, SERVICE, &o) < 0)
             return 11;
         if (belfry_poller_add(poller, members[i].c, &members[i]) < 0)
@@ -243,9 +254,14 @@ static void report(const char *what)
     for (uint32_t i = 0; i < ALL; i++)
         gaps[i] = LOAD(board->rows[i].gap_ns);
     qsort(gaps, ALL, sizeof gaps[0], compare);
+    uint64_t attempts = 0;
+    for (uint32_t i = 0; i < ALL; i++)
+        attempts += LOAD(board->rows[i].attempts);
     printf(
-        "restart: %s: longest time without a reply, of %d connections: median %.1f ms, 99 %% %.1f ms, worst %.1f ms\n",
-        what, ALL, (double)gaps[ALL / 2] / 1e6, (double)gaps[ALL * 99 / 100] / 1e6, (double)gaps[ALL - 1] / 1e6);
+        "restart: %s: longest time without a reply, of %d connections: median %.1f ms, 99 %% %.1f ms, worst %.1f ms; "
+        "%llu attempts have failed so far\n",
+        what, ALL, (double)gaps[ALL / 2] / 1e6, (double)gaps[ALL * 99 / 100] / 1e6, (double)gaps[ALL - 1] / 1e6,
+        (unsigned long long)attempts);
     fflush(stdout);
 }
 
