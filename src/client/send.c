@@ -70,15 +70,23 @@ static bf_inlined int reserve(belfry_client *c, size_t size, uint32_t block, voi
     return 0;
 }
 
-/* Whoever reconnects remembers what he sends. `offset`: where the payload begins in the room that was reserved. */
-static __attribute__((cold, noinline)) int remember(belfry_client *c, uint64_t id, uint32_t offset, size_t size,
-                                                    int64_t deadline_ns)
+/* As the end of belfry_send_commit() and belfry_send_until(), for one that reconnects and remembers what it sends. */
+static __attribute__((cold, noinline)) int commit_remembered(belfry_client *c, enum belfry_kind kind, size_t size,
+                                                             uint64_t *id, uint32_t block, int64_t deadline_ns)
 {
     const uint8_t *room = (const uint8_t *)(ring_producer_entry(&c->out, c->out.position + c->out.pad) + 1);
-    int rc = bf_reconnect_sent(c, id, room + offset, size, deadline_ns, NULL);
-    if (rc < 0)
+    uint64_t number = kind == BELFRY_REQUEST ? c->next_id : 0;
+    int rc = bf_reconnect_sent(c, number, room + block, size, deadline_ns, NULL);
+    if (rc < 0) {
         ring_abort(&c->out);
-    return rc;
+        return rc;
+    }
+    c->next_id += kind == BELFRY_REQUEST;
+    ring_commit(&c->out, (uint8_t)kind, block > 0 ? BELFRY_FLAG_EXTENDED : 0, number, block + size);
+    client_tell(c, true);
+    if (id != NULL)
+        *id = number;
+    return 0;
 }
 
 int belfry_send_reserve(belfry_client *c, size_t size, void **data)
@@ -95,9 +103,9 @@ int belfry_send_commit(belfry_client *c, enum belfry_kind kind, size_t size, uin
         return bf_large_commit(c, kind, size, BELFRY_FOREVER, id);
     if (bf_unlikely(kind != BELFRY_REQUEST && kind != BELFRY_ONE_WAY))
         return bf_error(BELFRY_EOPTION, "a client sends requests and one-way messages, not kind %d", (int)kind);
+    if (bf_unlikely(c->reconnect != NULL))
+        return commit_remembered(c, kind, size, id, 0, 0);
     uint64_t number = kind == BELFRY_REQUEST ? c->next_id++ : 0;
-    if (bf_unlikely(c->reconnect != NULL) && (rc = remember(c, number, 0, size, 0)) < 0)
-        return rc;
     ring_commit(&c->out, (uint8_t)kind, 0, number, size);
     client_tell(c, true);
     if (id != NULL)
@@ -149,9 +157,9 @@ int belfry_send_until(belfry_client *c, const void *data, size_t size, int64_t d
     extension_write(room, &x);
     if (size > 0)
         memcpy(room + block, data, size);
+    if (bf_unlikely(c->reconnect != NULL))
+        return commit_remembered(c, BELFRY_REQUEST, size, id, block, x.deadline_ns);
     uint64_t number = c->next_id++;
-    if (bf_unlikely(c->reconnect != NULL) && (rc = remember(c, number, block, size, x.deadline_ns)) < 0)
-        return rc;
     ring_commit(&c->out, BELFRY_REQUEST, BELFRY_FLAG_EXTENDED, number, block + size);
     client_tell(c, true);
     if (id != NULL)

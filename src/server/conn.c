@@ -316,7 +316,8 @@ static int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
  * A conn that does not read its replies, or has as many deferred requests as it may, is heard no further. But it may say
  * that it waits no longer, which is what ends a stream; as often as it has echoes of that to read.
  */
-static __attribute__((noinline)) bool may_read(const struct belfry_conn *conn, uint8_t kind, uint8_t flags)
+static __attribute__((cold, noinline)) bool may_read_all_the_same(const struct belfry_conn *conn, uint8_t kind,
+                                                                  uint8_t flags)
 {
     if ((conn->halted & HALTED_BY_KICK) != 0)
         return false;
@@ -325,6 +326,11 @@ static __attribute__((noinline)) bool may_read(const struct belfry_conn *conn, u
     if (conn->halted == HALTED_BY_DRAIN && kind == BELFRY_PART && flags == 0)
         return conn->whole.open;
     return kind == BELFRY_BYE || (kind == BELFRY_CANCEL && conn->outbox.echoes < ECHOES_MAX);
+}
+
+static inline bool may_read(const struct belfry_conn *conn, const struct ring_entry *e)
+{
+    return bf_likely(conn->halted == 0) || may_read_all_the_same(conn, e->kind, e->flags);
 }
 
 static int read_ring(struct belfry_conn *conn)
@@ -337,7 +343,7 @@ static int read_ring(struct belfry_conn *conn)
         rc = ring_peek(&conn->in, &e);
         if (rc < 0)
             rc = -BELFRY_END_PEER_FAULT;
-        else if (rc == 0 || (bf_unlikely(conn->halted != 0) && !may_read(conn, e.kind, e.flags)))
+        else if (rc == 0 || !may_read(conn, &e))
             break;
         else
             rc = dispatch(conn, &e);
@@ -410,5 +416,5 @@ bool bf_conn_has_work(struct belfry_conn *conn)
         return !ring_is_empty(&conn->in);
     struct ring_entry e;
     int rc = ring_peek(&conn->in, &e);
-    return rc < 0 || (rc > 0 && may_read(conn, e.kind, e.flags));
+    return rc < 0 || (rc > 0 && may_read(conn, &e));
 }
