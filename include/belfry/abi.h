@@ -132,7 +132,7 @@ struct belfry_abi_recv {
     uint32_t bell; /* server */
     uint8_t pad_bell[BELFRY_ABI_LINE - 4];
 
-    /* Where the server has read the client's ring up to; published once per quarter ring. */
+    /* Where the server has read the client's ring up to; published once per quarter ring, and exactly before `end`. */
     uint64_t consumed; /* server */
     uint8_t pad_consumed[2 * BELFRY_ABI_LINE - 8];
 };

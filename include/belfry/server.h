@@ -170,7 +170,8 @@ BELFRY_API void belfry_server_stop(belfry_server *s);
  * Requests that have been sent are handled; each conn ends with BELFRY_END_DRAINED as soon as none of its requests is
  * unread, deferred or arriving in parts and its outbox is empty, which for one that is idle is at once. One that goes on
  * sending is read for one ring more. At `deadline` (BELFRY_FOREVER: never) those that are left end with
- * BELFRY_END_STOPPED, and their tickets are worth nothing any more. When the last conn is over the server ends, and
+ * BELFRY_END_STOPPED, and their tickets are worth nothing any more; until then a client that does not read, or whose large
+ * message never becomes whole, may hold it up. When the last conn is over the server ends, and
  * belfry_server_wait() returns 0. What a client sends after its conn has ended, it can tell from what may have been
  * executed: belfry_client_never_read(), and belfry_reconnect sends it again. A later call sets another deadline;
  * belfry_server_stop() ends it all at once.

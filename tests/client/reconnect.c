@@ -956,3 +956,43 @@ Test(reconnect, a_poller_of_lost_clients_alone_waits_and_brings_them_back)
     expect_heard(&second, BELFRY_REQUEST, id, "x");
     belfry_poller_destroy(p);
 }
+
+/* A poller waits for 64 shards. When members move, there may be more for a while; it must go on with all of them. */
+Test(reconnect, a_poller_of_more_shards_than_it_can_wait_for_looks_often)
+{
+    enum { SERVERS = 64 };
+    static struct fake_server all[SERVERS + 1];
+    static belfry_client *clients[SERVERS + 1];
+    belfry_poller *p;
+    belfry_poll_event event;
+    belfry_message m;
+    expect_rc(belfry_poller_create(&p), 0);
+    for (unsigned i = 0; i < SERVERS; i++) {
+        fake_succeed(&all[i], i == 0 ? &first : &all[i - 1], FAKE_SLOTS, 1008);
+        expect_rc(belfry_connect(&clients[i], FAKE_SERVICE, &options), 0);
+        expect_rc(belfry_poller_add(p, clients[i], NULL), 0);
+    }
+    expect_rc(belfry_connect(&clients[SERVERS], FAKE_SERVICE, &options), 0); /* of the last server, too */
+    expect_rc(belfry_poller_add(p, clients[SERVERS], NULL), 0);
+    for (unsigned i = 0; i <= SERVERS; i++)
+        all[bf_min(i, SERVERS - 1)].slots[belfry_client_slot(clients[i])].recv->accepted = 1;
+    fake_drain(&all[SERVERS - 1], belfry_client_slot(clients[SERVERS]));
+    fake_succeed(&all[SERVERS], &all[SERVERS - 1], FAKE_SLOTS, 1008);
+    expect_eq(belfry_poller_wait(p, &event, 1, belfry_in_ms(50)), 0);
+    expect_eq(belfry_client_instance(clients[SERVERS]), all[SERVERS].number);
+    for (unsigned i = 0; i <= SERVERS; i++) {
+        uint32_t at = belfry_client_slot(clients[i]);
+        all[i].slots[at].recv->accepted = 1;
+        fake_say(&all[i], at, BELFRY_PUSH, 0, 0, "x", 1);
+        expect_eq(belfry_poller_wait(p, &event, 1, patience()), 1);
+        expect(event.client == clients[i]);
+        expect_rc(belfry_receive(clients[i], &m, 0), 0);
+        belfry_release(clients[i], &m);
+        expect_eq(belfry_poller_wait(p, &event, 1, belfry_in_ms(3)), 0);
+    }
+    for (unsigned i = 0; i <= SERVERS; i++) {
+        belfry_close(clients[i]);
+        fake_close(&all[i]);
+    }
+    belfry_poller_destroy(p);
+}

@@ -181,10 +181,10 @@ void fake_end(struct fake_server *f, uint32_t slot, enum belfry_end why)
 
 void fake_drain(struct fake_server *f, uint32_t slot)
 {
+    store_release(&lobby_shard(&f->lobby, 0)->door, BELFRY_DOOR_DRAINING); /* first, else it may come back to us */
     ring_publish(&f->slots[slot].in);
     fake_end(f, slot, BELFRY_END_DRAINED);
     store_release(&lobby_slot(&f->lobby, slot)->state, BELFRY_SLOT_STATE(0, BELFRY_SLOT_CLOSED));
-    store_release(&lobby_shard(&f->lobby, 0)->door, BELFRY_DOOR_DRAINING);
 }
 
 void fake_die(struct fake_server *f)
