@@ -125,6 +125,7 @@ typedef struct belfry_server_options {
     bool pin;          /* pin shard i to the i-th allowed core */
     bool atfork;       /* close the server's lock in forked children */
     bool stop_signals; /* SIGINT and SIGTERM stop the server; one server per process may say so */
+    bool own_loop;     /* no thread is made: yours runs the one shard, with belfry_shard_turn() */
 } belfry_server_options;
 
 /*
@@ -152,7 +153,8 @@ BELFRY_API int belfry_server_start(belfry_server *s);
 
 /*
  * Block until the server has stopped (belfry_server_stop, a stop signal, or replaced and its last client gone) and
- * remove its files. Returns 0, or BELFRY_ESTATE when it was never started. One thread.
+ * remove its files. With own_loop it runs the turns itself until then. Returns 0; BELFRY_ESTATE when it was never started;
+ * with own_loop BELFRY_ETHREAD on a thread other than the shard's, and BELFRY_ESTATE from a handler. One thread.
  */
 BELFRY_API int belfry_server_wait(belfry_server *s);
 
@@ -179,11 +181,38 @@ BELFRY_API void belfry_server_stop(belfry_server *s);
  */
 BELFRY_API int belfry_drain(belfry_server *s, int64_t deadline);
 
-/* Stop and wait if need be, then free. NULL is accepted. Not from a handler. In a forked child it only frees. */
+/* Stop and wait if need be, then free. NULL is accepted. Not from a handler. In a forked child it only frees. With
+   own_loop, a server that runs is destroyed on its shard's thread; elsewhere this stops it and frees nothing. */
 BELFRY_API void belfry_server_destroy(belfry_server *s);
 
 /* The number of this running instance within its service (0 before start). Any thread. */
 BELFRY_API uint64_t belfry_server_instance(const belfry_server *s);
+
+/* --- a loop of your own (option own_loop) ------------------------------------------------------------------------ */
+
+/*
+ * With own_loop, belfry_server_start() makes no thread. The thread that calls it is the shard's from then on, and runs its
+ * turns: when belfry_shard_fd() is readable. It must be the one that stays, since its end looks like the server's death to
+ * clients. `shards` must be 1 or 0, which then means 1; `pin` is ignored, and so is `spin`, but by belfry_server_wait().
+ *
+ * Run one turn: hand what has come to the handlers, each conn a bounded share, fire timers, send what they said, and do a
+ * bite of house-keeping; at most four times over while there is more. Then, if nothing is left to do, arrange for the
+ * descriptor. Never waits; how long it takes is up to your handlers. Handlers run within, and only there is this thread
+ * the shard's: between turns it uses belfry_post() and belfry_push_to() like any other, and functions of a handler say
+ * BELFRY_ETHREAD. Calling it more often than the descriptor says is right and costs about a microsecond.
+ * Returns 1; 0 when the shard has ended (belfry_server_stop(), or replaced and its last client gone): take the descriptor
+ * out of your loop, then call belfry_server_wait(). BELFRY_ETHREAD on another thread; BELFRY_ESTATE from a handler, without
+ * own_loop, when the server does not run, and in a forked child; BELFRY_EOPTION for a shard other than 0.
+ */
+BELFRY_API int belfry_shard_turn(belfry_server *s, uint32_t shard);
+
+/*
+ * The descriptor that is readable as long as a turn is due: something came, a timer is due, work was left, somebody
+ * posted or asked to stop. Level-triggered: only a turn makes it unreadable. It is readable after start, and the same until
+ * belfry_server_wait(), which closes it. For poll, epoll and every loop on top of them; do not read, write or close it, and
+ * do not wait edge-triggered. Any thread, while the server runs. Results else as belfry_shard_turn().
+ */
+BELFRY_API int belfry_shard_fd(belfry_server *s, uint32_t shard);
 
 /* --- from any thread of the server's process, while the server runs -------------------------------------------- */
 

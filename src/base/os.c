@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -391,6 +392,28 @@ int bf_os_wait(const struct bf_os_wait *waits, unsigned count, int64_t deadline_
     if (rc >= 0 || errno == EAGAIN || errno == EINTR)
         return 0;
     return -errno;
+}
+
+/* --- events --- */
+
+int bf_os_event(void)
+{
+    return NO_EINTR(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+}
+
+void bf_os_event_set(int fd)
+{
+    int saved = errno;
+    eventfd_write(fd, 1); /* fails when the counter is full, and then it is readable */
+    errno = saved;
+}
+
+void bf_os_event_clear(int fd)
+{
+    eventfd_t count;
+    int saved = errno;
+    eventfd_read(fd, &count);
+    errno = saved;
 }
 
 /* --- inotify --- */

@@ -106,6 +106,12 @@ void bf_os_wake(const uint32_t *word); /* all waiters; works through a read-only
  */
 int bf_os_wait(const struct bf_os_wait *waits, unsigned count, int64_t deadline_ns);
 
+/* --- a descriptor to be polled: readable from a set until the next clear. None of these blocks. --- */
+
+int bf_os_event(void); /* not set */
+void bf_os_event_set(int fd);
+void bf_os_event_clear(int fd);
+
 /* --- inotify --- */
 
 int bf_os_inotify(void); /* a non-blocking descriptor */

@@ -19,7 +19,7 @@
 #define COMPLETIONS_MAX 65536u
 #define NS_PER_S 1000000000ll
 
-enum tag_kind { TAG_QUIET = 0, TAG_WATCH = 1, TAG_BELL = 2, TAG_MAILBOX = 3, TAG_OWNED = 4 };
+enum tag_kind { TAG_QUIET = 0, TAG_WATCH = 1, TAG_BELL = 2, TAG_MAILBOX = 3, TAG_OWNED = 4, TAG_ALARM = 5 };
 
 static uint64_t tag(enum tag_kind kind, uint32_t slot, uint32_t generation)
 {
@@ -169,6 +169,46 @@ void bf_reactor_sleep(struct bf_reactor *r, int64_t timeout_ns)
     INVARIANT(rc >= 0 || rc == -ETIME || rc == -EINTR);
 }
 
+/* --- sleeping elsewhere ------------------------------------------------------------------------------------------- */
+
+int bf_reactor_tell(struct bf_reactor *r, int event_fd)
+{
+    int rc = io_uring_register_eventfd(&r->uring.ring, event_fd);
+    return rc < 0 ? bf_error_errno(rc, "cannot have the io_uring set an event") : 0;
+}
+
+/* One that comes too early costs a turn; so an alarm is moved to an earlier time only. */
+static void set_alarm(struct bf_reactor *r, int64_t at_ns)
+{
+    if (r->alarm_at_ns != 0 && r->alarm_at_ns <= at_ns)
+        return;
+    struct io_uring_sqe *sqe = bf_uring_entry(&r->uring);
+    r->alarm = (struct __kernel_timespec){.tv_sec = at_ns / NS_PER_S, .tv_nsec = at_ns % NS_PER_S};
+    if (r->alarm_at_ns == 0) {
+        io_uring_prep_timeout(sqe, &r->alarm, 0, IORING_TIMEOUT_ABS);
+        sqe->user_data = tag(TAG_ALARM, 0, 0);
+    } else { /* fails when it has just gone off, which is then told as always */
+        io_uring_prep_timeout_update(sqe, &r->alarm, tag(TAG_ALARM, 0, 0), IORING_TIMEOUT_ABS);
+        sqe->user_data = tag(TAG_QUIET, 0, 0);
+        sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    }
+    r->alarm_at_ns = at_ns;
+}
+
+/*
+ * The kernel counts the event up when it adds work for this thread, and once more when the thread has turned that into
+ * completions, so it is cleared as the last thing before the look. The flag is set before the event: whatever is
+ * swallowed by the clear is seen by the look.
+ */
+bool bf_reactor_doze(struct bf_reactor *r, int event_fd, int64_t timeout_ns)
+{
+    if (timeout_ns >= 0)
+        set_alarm(r, bf_os_now_ns() + timeout_ns);
+    bf_uring_submit(&r->uring);
+    bf_os_event_clear(event_fd);
+    return !r->records_open && !uring_has_completions(&r->uring);
+}
+
 /* --- being told -------------------------------------------------------------------------------------------------- */
 
 /* Hand out one record of the open buffer; give the buffer back after its last. */
@@ -253,6 +293,9 @@ bool bf_reactor_next(struct bf_reactor *r, struct bf_event *event)
             event->flags = cqe->flags;
             event->more = (cqe->flags & IORING_CQE_F_MORE) != 0;
             told = true;
+            break;
+        case TAG_ALARM:
+            r->alarm_at_ns = 0;
             break;
         case TAG_QUIET:
             break;

@@ -40,6 +40,10 @@ struct bf_reactor {
     int32_t watch_service;
     bool watch_armed;
 
+    /* for a thread that sleeps elsewhere */
+    int64_t alarm_at_ns;            /* when the kernel completes the alarm; 0: none is set */
+    struct __kernel_timespec alarm; /* stays until it is submitted */
+
     /* the buffer of inotify records being handed out */
     bool records_open;
     uint16_t records_id;
@@ -77,6 +81,15 @@ void bf_reactor_submit(struct bf_reactor *r);
 
 /* Submit, then sleep until there is an event or for `timeout_ns` (negative: no limit). */
 void bf_reactor_sleep(struct bf_reactor *r, int64_t timeout_ns);
+
+/* From now on the kernel sets this event (os.h) when there is something to be taken. 0 or a code. */
+int bf_reactor_tell(struct bf_reactor *r, int event_fd);
+
+/*
+ * Submit, clear the event, and look: true, there is nothing, and the event will be set when there is, or `timeout_ns`
+ * (negative: no limit) from now at the latest; false, there is something already.
+ */
+bool bf_reactor_doze(struct bf_reactor *r, int event_fd, int64_t timeout_ns);
 
 /* The next event, without sleeping. False: none. */
 bool bf_reactor_next(struct bf_reactor *r, struct bf_event *event);

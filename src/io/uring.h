@@ -38,6 +38,13 @@ void bf_uring_reserve(struct bf_uring *u, unsigned count);
 
 void bf_uring_submit(struct bf_uring *u);
 
+/* Is there a completion, or something that becomes one as soon as this thread enters the kernel? No system call. */
+static inline bool uring_has_completions(const struct bf_uring *u)
+{
+    unsigned flags = IO_URING_READ_ONCE(*u->ring.sq.kflags);
+    return io_uring_cq_ready(&u->ring) > 0 || (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
 static inline uint8_t *uring_buffer(const struct bf_uring *u, uint16_t id)
 {
     return u->buffers + (size_t)id * URING_BUFFER_BYTES;

@@ -111,6 +111,11 @@ int bf_options_resolve(belfry_server_options *out, const belfry_server_options *
     if ((unsigned)out->overflow > BELFRY_OVERFLOW_DISCONNECT)
         return bf_error(BELFRY_EOPTION, "overflow is %u: it must be one of enum belfry_overflow",
                         (unsigned)out->overflow);
+    if (out->own_loop && out->shards > 1)
+        return bf_error(BELFRY_EOPTION,
+                        "own_loop: a single thread runs the turns, and shards is %" PRIu32 ": make it 1", out->shards);
+    if (out->own_loop)
+        out->shards = 1;
     if (out->shards == 0)
         out->shards = (uint32_t)bf_min(bf_max(bf_os_cpus(NULL, 0), 1), BELFRY_SHARDS_MAX);
     if (out->message_bytes_max == 0 && out->ring_bytes >= RING_BYTES_MIN)

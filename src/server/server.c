@@ -143,6 +143,8 @@ int belfry_server_create(belfry_server **out, const belfry_server_options *o)
     s->shard_count = resolved.shards;
     for (uint32_t i = 0; i < s->shard_count; i++)
         bf_mailbox_close(&s->shards[i].mailbox);
+    for (uint32_t i = 0; i < s->shard_count; i++)
+        s->shards[i].event_fd = -1;
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->reported, NULL);
     *out = s;
@@ -155,8 +157,10 @@ void belfry_server_destroy(belfry_server *s)
         return;
     if (s->started) {
         belfry_server_stop(s);
-        belfry_server_wait(s);
+        if (belfry_server_wait(s) < 0) /* own_loop, and not its thread: better kept than freed under a shard */
+            return;
     }
+    bf_own_loop_end(s); /* of a forked child */
     pthread_cond_destroy(&s->reported);
     pthread_mutex_destroy(&s->mutex);
     for (uint32_t i = 0; i < s->shard_count; i++)
@@ -180,7 +184,7 @@ void bf_server_report(struct belfry_server *s, struct bf_shard *shard, int rc, c
 static void choose_processors(struct belfry_server *s)
 {
     uint32_t cpus[1024];
-    int count = s->options.pin ? bf_min(bf_os_cpus(cpus, 1024), 1024) : 0;
+    int count = s->options.pin && !s->options.own_loop ? bf_min(bf_os_cpus(cpus, 1024), 1024) : 0;
     for (uint32_t i = 0; i < s->shard_count; i++)
         s->shards[i].cpu = count > 0 ? cpus[i % (uint32_t)count] : UINT32_MAX;
 }
@@ -190,6 +194,8 @@ static int start_shards(struct belfry_server *s)
 {
     int rc = 0;
     choose_processors(s);
+    if (s->options.own_loop)
+        return bf_own_loop_start(s);
     for (uint32_t i = 0; i < s->shard_count && rc == 0; i++) {
         uint32_t cpu = s->shards[i].cpu;
         bf_shard_init(&s->shards[i], s, i, cpu);
@@ -243,6 +249,7 @@ static int make_lobby(struct belfry_server *s)
 /* Threads joined: nothing refers to these any more. */
 static void close_files(struct belfry_server *s)
 {
+    bf_own_loop_end(s);
     drop_signals(s);
     forget_forks(s);
     bf_instance_remove(&s->instance);
@@ -255,6 +262,8 @@ static int abandon(struct belfry_server *s, int rc)
     char error[512];
     snprintf(error, sizeof error, "%s", belfry_last_error());
     belfry_server_stop(s);
+    if (s->options.own_loop)
+        bf_own_loop_run(s);
     join_shards(s);
     close_files(s);
     store_relaxed(&s->stop_requested, false);
@@ -294,6 +303,9 @@ int belfry_server_wait(belfry_server *s)
 {
     if (!s->started)
         return bf_error(BELFRY_ESTATE, "the server \"%s\" is not running", s->place.service);
+    int rc = s->options.own_loop ? bf_own_loop_run(s) : 0;
+    if (rc < 0)
+        return rc;
     join_shards(s);
     close_files(s);
     s->started = false;

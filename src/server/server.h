@@ -34,6 +34,14 @@ struct belfry_server {
 /* A shard's thread says how its start went; `error` is copied. */
 void bf_server_report(struct belfry_server *s, struct bf_shard *shard, int rc, const char *error);
 
+/* own_loop.c: start the only shard on this thread, which will run its turns; run what is left of them; let it go. */
+int bf_own_loop_start(struct belfry_server *s);
+int bf_own_loop_run(struct belfry_server *s);
+void bf_own_loop_end(struct belfry_server *s);
+
+/* own_loop.c: does the calling thread run the turns of this server? */
+bool bf_own_loop_is_here(const struct belfry_server *s);
+
 /* options.c: defaults of this build, and what can and cannot work. */
 int bf_options_resolve(belfry_server_options *out, const belfry_server_options *in);
 

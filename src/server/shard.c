@@ -28,6 +28,7 @@
 #define BUSY_TURNS 256 /* between two looks at the clock */
 #define MUTE_NS 10000000ll
 #define LETTERS_PER_TURN 64
+#define TURNS_PER_STEP 4
 #define COARSE_LAG_NS 20000000ll /* twice what the coarse clock may be behind */
 
 /* --- small services for listener, conn and reply ------------------------------------------------------------------ */
@@ -338,6 +339,7 @@ static bool turn(struct bf_shard *s)
 void bf_shard_run(struct bf_shard *s)
 {
     bool polling = false;
+    bf_shard_rouse(s);
     while (!s->finished) {
         if (turn(s)) {
             if (polling) {
@@ -357,6 +359,26 @@ void bf_shard_run(struct bf_shard *s)
     }
 }
 
+/*
+ * The event is cleared by the doze only, so while there is work it stays set without a system call. Several turns at
+ * once, because after one that had work another finds out that there is no more.
+ */
+void bf_shard_step(struct bf_shard *s)
+{
+    bool worked = true;
+    bf_shard_rouse(s);
+    for (unsigned i = 0; i < TURNS_PER_STEP && worked && !s->finished; i++)
+        worked = turn(s);
+    if (!worked && !s->finished) {
+        s->event_is_set = false;
+        if (bf_shard_doze(s))
+            return;
+    }
+    if (!s->event_is_set)
+        bf_os_event_set(s->event_fd);
+    s->event_is_set = true;
+}
+
 void bf_shard_init(struct bf_shard *s, struct belfry_server *server, uint32_t index, uint32_t cpu)
 {
     memset((uint8_t *)s + offsetof(struct bf_shard, server), 0, sizeof *s - offsetof(struct bf_shard, server));
@@ -365,6 +387,7 @@ void bf_shard_init(struct bf_shard *s, struct belfry_server *server, uint32_t in
     s->log = &server->log;
     s->index = index;
     s->cpu = cpu;
+    s->event_fd = -1;
     store_relaxed(&s->stop_requested, false);
     store_relaxed(&s->drain_ns, 0);
     bf_tickets_reset(&s->tickets);

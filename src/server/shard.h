@@ -73,6 +73,13 @@ struct bf_shard {
     bool finished;
     bool told_start; /* on_shard_start said yes */
 
+    /* option own_loop: the turns are run by a thread of the program's (own_loop.c) */
+    bool in_turn;
+    bool dozes; /* the last turn left it asleep */
+    bool event_is_set;
+    int event_fd; /* set when a turn is wanted; -1: the shard has a thread of its own */
+    pthread_t owner;
+
     /* the user's own operations in flight */
     struct belfry_io_link *ios;
     int64_t io_cancel_at_ns; /* when stopping */
@@ -90,11 +97,21 @@ struct bf_shard {
 /* Run one shard: pthread_create's entry. The argument is a struct bf_shard with its first group filled in. */
 void *bf_shard_main(void *argument);
 
-/* Make a shard new, except for what other threads may be touching. Before its thread starts. */
+/* Make a shard new, with a thread of its own, except for what other threads may be touching. Before its thread starts. */
 void bf_shard_init(struct bf_shard *shard, struct belfry_server *server, uint32_t index, uint32_t cpu);
 
 /* The loop: turn after turn, until the shard has stopped. */
 void bf_shard_run(struct bf_shard *shard);
+
+/* A few turns, until there is nothing to do; then doze. Never sleeps. For a thread that has a loop of its own. */
+void bf_shard_step(struct bf_shard *shard);
+
+/* thread.c: what stands around the loop, on the thread that runs it: 0 and reported, or a code and closed again. */
+int bf_shard_open(struct bf_shard *shard);
+void bf_shard_close(struct bf_shard *shard);
+
+/* thread.c: this thread now runs that shard (NULL: none). Returns the one before. */
+struct bf_shard *bf_shard_become(struct bf_shard *shard);
 
 /* Ask the shard to stop. Any thread, any signal handler. */
 void bf_shard_stop(struct bf_shard *shard);

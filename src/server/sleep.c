@@ -143,9 +143,9 @@ static void after_sleep(struct bf_shard *s)
     sweep(s, now);
 }
 
-void bf_shard_sleep(struct bf_shard *s)
+/* Say that we are about to sleep, then look once more. Is there work? */
+static bool lie_down(struct bf_shard *s)
 {
-    int64_t limit_ns = sleep_limit(s);
     store_relaxed(&s->lobby->asleep, 1);
     store_relaxed(&s->mailbox.asleep, 1);
     park_quiet(s, QUIET_SLEEPS_MAX);
@@ -164,12 +164,44 @@ void bf_shard_sleep(struct bf_shard *s)
                 bf_slot_pool_is_busy(&s->pool);
     for (uint32_t i = 0; i < s->hot_count && !work; i++)
         work = bf_conn_has_work(s->hot[i]->conn);
+    return work;
+}
+
+static void get_up(struct bf_shard *s)
+{
+    store_relaxed(&s->lobby->asleep, 0);
+    store_relaxed(&s->mailbox.asleep, 0);
+}
+
+void bf_shard_sleep(struct bf_shard *s)
+{
+    int64_t limit_ns = sleep_limit(s);
+    bool work = lie_down(s);
     if (!work) {
         counter_add(&s->counters->parks, 1);
         bf_reactor_sleep(&s->reactor, limit_ns);
     }
-    store_relaxed(&s->lobby->asleep, 0);
-    store_relaxed(&s->mailbox.asleep, 0);
+    get_up(s);
     if (!work)
         after_sleep(s);
+}
+
+bool bf_shard_doze(struct bf_shard *s)
+{
+    int64_t limit_ns = sleep_limit(s);
+    s->dozes = !lie_down(s) && limit_ns != 0 && bf_reactor_doze(&s->reactor, s->event_fd, limit_ns);
+    if (s->dozes)
+        counter_add(&s->counters->parks, 1);
+    else
+        get_up(s);
+    return s->dozes;
+}
+
+void bf_shard_rouse(struct bf_shard *s)
+{
+    if (!s->dozes)
+        return;
+    s->dozes = false;
+    get_up(s);
+    after_sleep(s);
 }

@@ -2,7 +2,8 @@
 /*
  * thread.c: a shard's thread: it opens what the shard owns, reports, runs the loop, and closes everything again.
  *
- * The thread makes its own uring, arena and segments, so that they belong to it and to its memory node.
+ * The thread makes its own uring, arena and segments, so that they belong to it and to its memory node. It may be one of the
+ * program's, which then runs the turns itself: own_loop.c.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -24,6 +25,13 @@ static _Thread_local struct bf_shard *self;
 struct bf_shard *bf_shard_self(void)
 {
     return self;
+}
+
+struct bf_shard *bf_shard_become(struct bf_shard *s)
+{
+    struct bf_shard *before = self;
+    self = s;
+    return before;
 }
 
 static int allocate_lists(struct bf_shard *s)
@@ -59,7 +67,7 @@ static void tell_stop(struct bf_shard *s)
         o->on_shard_stop(s->server, s->index, o->user);
 }
 
-static int open_shard(struct bf_shard *s)
+static int open_all(struct bf_shard *s)
 {
     struct belfry_server *server = s->server;
     const struct bf_geometry *g = &server->lobby.geometry;
@@ -82,6 +90,8 @@ static int open_shard(struct bf_shard *s)
         rc = s->lock_dir = bf_instance_open_locks(&server->instance, s->index);
     if (rc >= 0)
         rc = bf_reactor_open(&s->reactor, g->slots_per_shard + 2, locks, service);
+    if (rc == 0 && s->event_fd >= 0)
+        rc = bf_reactor_tell(&s->reactor, s->event_fd);
     if (rc == 0) {
         uint32_t share = g->warm_pool / g->shards + (s->index < g->warm_pool % g->shards);
         struct bf_slot_pool_config config = {.lobby = &server->lobby,
@@ -125,7 +135,7 @@ static void end_waits(struct bf_shard *s)
 }
 
 /* Also for a half-opened one. */
-static void close_shard(struct bf_shard *s)
+static void close_all(struct bf_shard *s)
 {
     bf_timers_drop(&s->timers);
     end_waits(s);
@@ -142,29 +152,40 @@ static void close_shard(struct bf_shard *s)
     s->hot = s->parking = s->touched = NULL;
 }
 
-void *bf_shard_main(void *argument)
+int bf_shard_open(struct bf_shard *s)
 {
-    struct bf_shard *s = argument;
-    self = s;
     s->lock_dir = -1;
     bf_mailbox_open(&s->mailbox);
-    bf_os_block_signals();
-    if (s->cpu != UINT32_MAX && bf_os_pin(s->cpu) < 0)
-        s->cpu = UINT32_MAX; /* the processor went away: run where we may */
-
-    int rc = open_shard(s);
+    int rc = open_all(s);
     if (rc < 0) {
         bf_server_report(s->server, s, rc, belfry_last_error());
         tell_stop(s);
-        close_shard(s);
-        return NULL;
+        close_all(s);
+        return rc;
     }
     store_relaxed(&s->lobby->cpu, s->cpu);
     store_release(&s->lobby->door, BELFRY_DOOR_OPEN);
     bf_server_report(s->server, s, 0, "");
-    bf_shard_run(s);
+    return 0;
+}
+
+void bf_shard_close(struct bf_shard *s)
+{
     tell_stop(s);
     bf_obituary_close(s->lobby);
-    close_shard(s);
+    close_all(s);
+}
+
+void *bf_shard_main(void *argument)
+{
+    struct bf_shard *s = argument;
+    self = s;
+    bf_os_block_signals();
+    if (s->cpu != UINT32_MAX && bf_os_pin(s->cpu) < 0)
+        s->cpu = UINT32_MAX; /* the processor went away: run where we may */
+    if (bf_shard_open(s) == 0) {
+        bf_shard_run(s);
+        bf_shard_close(s);
+    }
     return NULL;
 }

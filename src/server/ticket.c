@@ -462,7 +462,7 @@ int belfry_ticket_wait(belfry_server *s, const belfry_ticket *t, int64_t deadlin
     struct bf_shard *shard;
     struct ticket_record *record;
     int rc = record_of(s, t, &shard, &record);
-    if (rc == 0 && bf_shard_self() != NULL)
+    if (rc == 0 && (bf_shard_self() != NULL || bf_own_loop_is_here(s)))
         rc = bf_error(BELFRY_ETHREAD, "a shard's thread must not wait: its clients would wait with it");
     if (rc < 0)
         return rc;

@@ -4,10 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -375,4 +377,23 @@ Test(os, knows_the_limits_that_a_server_needs)
 {
     expect(bf_os_map_count_max() > 1000);
     expect(bf_os_file_count_max() > 10);
+}
+
+Test(os, polls_an_event_as_readable_until_it_is_cleared)
+{
+    int fd = bf_os_event();
+    struct pollfd at = {.fd = fd, .events = POLLIN};
+    expect(fd >= 0);
+    expect_eq(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    expect_eq(poll(&at, 1, 0), 0);
+    bf_os_event_clear(fd); /* does not wait */
+    for (int i = 0; i < 3; i++)
+        bf_os_event_set(fd);
+    expect_eq(poll(&at, 1, 0), 1);
+    bf_os_event_clear(fd);
+    expect_eq(poll(&at, 1, 0), 0);
+    eventfd_write(fd, UINT64_MAX - 1); /* full: setting it once more neither waits nor fails */
+    bf_os_event_set(fd);
+    expect_eq(poll(&at, 1, 0), 1);
+    bf_os_close(fd);
 }

@@ -2,6 +2,9 @@
 /* Facts about io_uring's futex and multishot operations that a server relies on. One test each. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -180,4 +183,61 @@ Test(kernel_uring, does_not_need_a_thread_for_it)
     expect_eq(next(10, NULL), 1);
     expect_eq(fixture_count_files("/proc/self/task", ""), threads);
     close(fd);
+}
+
+/* --- polled by another loop --------------------------------------------------------------------------------------------- */
+
+static void *wake_first_word(void *argument)
+{
+    (void)argument;
+    fixture_pause();
+    bf_os_wake(word(0));
+    return NULL;
+}
+
+/* Poll a descriptor that somebody sleeps on while a wait completes. */
+static int polled(int fd, int ms)
+{
+    pthread_t thread;
+    struct epoll_event event = {.events = EPOLLIN};
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    expect_eq(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), 0);
+    expect_eq(epoll_wait(epoll, &event, 1, 0), 0);
+    wait_for(0, 0, 7);
+    bf_uring_submit(&uring);
+    expect_eq(pthread_create(&thread, NULL, wake_first_word, NULL), 0);
+    int count = epoll_wait(epoll, &event, 1, ms);
+    pthread_join(thread, NULL);
+    bf_os_close(epoll);
+    return count;
+}
+
+/* Why a shard has an event for a foreign loop: the uring's own descriptor may not wake who sleeps on it (as of 6.18 it does
+   not), because work that is deferred to its thread is no completion yet. */
+Test(kernel_uring, sets_a_registered_event_when_there_is_work_for_its_thread)
+{
+    int event = bf_os_event();
+    struct pollfd at = {.fd = event, .events = POLLIN};
+    expect_eq(io_uring_register_eventfd(&uring.ring, event), 0);
+    expect_eq(polled(event, FIXTURE_PATIENCE_MS), 1);
+    bf_os_event_clear(event);
+    expect_eq(poll(&at, 1, 0), 0);
+    expect(uring_has_completions(&uring)); /* the event is cleared, and this still tells */
+    expect_eq(io_uring_cq_ready(&uring.ring), 0);
+    expect_eq(next(0, NULL), 0);
+    expect_eq(poll(&at, 1, 0), 1); /* taking it in sets the event once more */
+    bf_os_event_clear(event);
+    expect(!uring_has_completions(&uring));
+    bf_os_close(event);
+}
+
+Test(kernel_uring, says_that_it_is_readable_when_it_is_asked_but_may_not_wake_who_sleeps_on_it)
+{
+    struct pollfd at = {.fd = uring.ring.ring_fd, .events = POLLIN};
+    int woken = polled(uring.ring.ring_fd, 300);
+    expect(woken == 0 || woken == 1);
+    cr_log_info("the uring's own descriptor: %s", woken == 1 ? "wakes" : "does not wake");
+    expect(eventually(poll(&at, 1, 0) == 1));
+    expect_eq(next(0, NULL), 0);
+    expect_eq(poll(&at, 1, 0), 0);
 }
