@@ -182,6 +182,18 @@ BELFRY_API uint64_t belfry_client_unsent_bytes(const belfry_client *c); /* of th
 /* The largest payload that this service takes, in bytes. */
 BELFRY_API size_t belfry_message_bytes_max(const belfry_client *c);
 
+/*
+ * A descriptor for poll, epoll and every loop on top of them: readable when belfry_receive(c, &m, 0) has something to say: a
+ * message, room after an -EAGAIN, or the end. Level-triggered: it stays readable until receive has said -ETIMEDOUT, which
+ * arms it for what comes next; so receive until then. It may be readable for nothing. What leaves in parts (below) goes on
+ * whenever you receive. It is the client's, stays the same, and is closed by belfry_close(): take it out of your loop first;
+ * do not read, write or close it. No io_uring is needed. The first call makes a thread for it, which sleeps until the server
+ * rings, so a wake-up goes through two threads: about 15 us more than one of belfry_receive(). For many clients use
+ * belfry_poller_fd(): one thread for all. Returns the descriptor; BELFRY_ESTATE for a client of a poller; BELFRY_ENOFILES,
+ * BELFRY_EKERNEL, BELFRY_EFORKED, -ENOMEM, or -EAGAIN when there may be no more threads.
+ */
+BELFRY_API int belfry_client_fd(belfry_client *c);
+
 /* Where this client sits; for logs and tests. */
 BELFRY_API uint32_t belfry_client_slot(const belfry_client *c);
 BELFRY_API uint32_t belfry_client_shard(const belfry_client *c);
@@ -197,7 +209,8 @@ BELFRY_API uint64_t belfry_client_rescued_wakes(const belfry_client *c);
  * Poller: one thread waits on many clients. Its conns on one shard form a bell group, so that waiting costs one system
  * call over at most as many words as there are shards, and the server wakes the thread once for all of them.
  * It polls as hard before it sleeps as the first client that it got (belfry_client_options.spin).
- * A client belongs to one poller at most and must be removed before it is closed (belfry_close does it).
+ * A client belongs to one poller at most and must be removed before it is closed (belfry_close does it). One that has a
+ * descriptor of its own (belfry_client_fd) is refused.
  */
 typedef struct belfry_poller belfry_poller;
 
@@ -229,6 +242,14 @@ typedef struct belfry_poll_event {
  * number of events written to `events` (at most `count`, which must be > 0), 0 at the deadline, or a negative code.
  */
 BELFRY_API int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, int64_t deadline);
+
+/*
+ * One descriptor for all of them, as belfry_client_fd(): readable when belfry_poller_wait(p, events, count, 0) has an event,
+ * until that has returned 0. It stays the same whoever joins or leaves, and is closed by belfry_poller_destroy(). From then on
+ * the poller takes clients of 63 shards at most. Returns the descriptor; BELFRY_ESTATE when it has clients of more; else as
+ * belfry_client_fd().
+ */
+BELFRY_API int belfry_poller_fd(belfry_poller *p);
 
 #ifdef __cplusplus
 }

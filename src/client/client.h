@@ -3,7 +3,7 @@
  * client.h (internal): the object behind belfry_client.
  *
  * claim.c gets a slot, connect.c makes and ends the handle, send.c and receive.c move messages, wait.c sleeps, poller.c
- * waits on many. One thread at a time; no io_uring anywhere.
+ * waits on many, lookout.c has them waited for by a foreign loop. One thread at a time; no io_uring anywhere.
  */
 #ifndef BF_CLIENT_CLIENT_H
 #define BF_CLIENT_CLIENT_H
@@ -105,6 +105,8 @@ struct belfry_client {
     belfry_poller *poller;
     void *poller_tag;
     struct client_large *large; /* what goes out, or comes in, in parts; NULL: nothing ever did */
+
+    struct client_lookout *lookout; /* behind this client's descriptor, or its poller's; NULL: there is none */
 
     struct bf_spin spin;
     struct client_lobby *shared; /* the lobby */
@@ -271,6 +273,30 @@ static inline void client_tell(struct belfry_client *c, bool committed)
 
 /* poller.c: a member has waited on its own: name the leaders again before the next common sleep. */
 void bf_poller_regroup(belfry_poller *poller);
+
+/* lookout.c: a descriptor and the thread behind it. 0, BELFRY_EKERNEL, BELFRY_ENOFILES, -ENOMEM, or -errno. */
+#define LOOKOUT_GROUPS_MAX 63u /* two words each, and one of its own: futex_waitv takes 128 */
+int bf_lookout_open(struct client_lookout **out);
+void bf_lookout_close(
+    struct client_lookout *lookout); /* waits for the thread, which is awake and ending; NULL: nothing */
+int bf_lookout_fd(const struct client_lookout *lookout);
+
+/* lookout.c: from now on, look out for the bells of these leaders and no others; what it read before may be unmapped. */
+void bf_lookout_watch(struct client_lookout *lookout, struct belfry_client *const *leaders, unsigned count);
+
+/* lookout.c: nothing was found: clear the descriptor until there is news for one of `members`, or it is alarm_ns. */
+void bf_lookout_arm(struct client_lookout *lookout, struct belfry_client **members, unsigned count,
+                    struct belfry_client **leaders, unsigned leader_count, int64_t alarm_ns);
+
+/* lookout.c: let the program's loop come round and look. */
+void bf_lookout_alert(struct client_lookout *lookout);
+
+/* What the last arming was for has changed: something new is wanted, or somebody else has waited. */
+static inline void client_alert(const struct belfry_client *c)
+{
+    if (bf_unlikely(c->lookout != NULL))
+        bf_lookout_alert(c->lookout);
+}
 
 /* wait.c: does one of these have an entry, room that it wanted, or an end? */
 bool bf_client_has_news(struct belfry_client *c);

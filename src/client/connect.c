@@ -296,6 +296,7 @@ void belfry_close(belfry_client *c)
     bool usable = client_check(c) == 0; /* after a fork the maps are the parent's alone, the descriptors closed */
     if (c->poller != NULL)
         belfry_poller_remove(c->poller, c);
+    bf_lookout_close(c->lookout); /* before what it reads is unmapped */
     if (usable) {
         if (!client_is_lost(c))
             say_goodbye(c);

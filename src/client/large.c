@@ -88,11 +88,13 @@ void bf_large_stop(struct belfry_client *c)
 {
     if (c->large->out.sent == 0) { /* the server has never heard of it */
         nothing_leaves(c);
+        client_alert(c);
         return;
     }
     set_state(c, LARGE_STOPPING);
     c->wanted = 1;
     push_cancel(c);
+    client_alert(c);
 }
 
 static int busy(struct belfry_client *c, size_t size)
@@ -152,7 +154,10 @@ static int leave(struct belfry_client *c, enum belfry_kind kind, const void *dat
         return client_push(c);
     large->out = out;
     set_state(c, LARGE_LEAVING);
-    return bf_large_push(c);
+    rc = bf_large_push(c);
+    if (rc == 0)
+        client_alert(c); /* the rest wants room */
+    return rc;
 }
 
 int bf_large_again(struct belfry_client *c, const struct parts_out *out, void **block)

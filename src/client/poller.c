@@ -33,6 +33,7 @@ struct belfry_poller {
     struct belfry_client **untold; /* members with news that nobody has been rung for yet; as many places as members */
     unsigned untold_count;
     struct bf_spin spin;
+    struct client_lookout *lookout; /* behind the descriptor; every member's, too */
 };
 
 /* --- groups -------------------------------------------------------------------------------------------------------- */
@@ -55,6 +56,11 @@ static void follow(struct belfry_client *member, const struct belfry_client *lea
 {
     uint64_t at = member == leader ? 0 : BELFRY_BELL_AT(leader->slot, leader->generation);
     store_relaxed(&member->send->bell_at, at); /* ordered by the fence before the sleep */
+}
+
+static unsigned groups_max(const struct belfry_poller *p)
+{
+    return p->lookout == NULL ? GROUPS_MAX : LOOKOUT_GROUPS_MAX;
 }
 
 /* Which group is it of? leader_count: of none yet. */
@@ -82,7 +88,7 @@ static void choose_leaders(struct belfry_poller *p)
         if (!may_be_rung(c))
             continue;
         unsigned group = group_of(p, c);
-        if (group == GROUPS_MAX)
+        if (group == groups_max(p))
             p->crowded = true;
         else if (group == p->leader_count)
             p->leaders[p->leader_count++] = c;
@@ -119,6 +125,7 @@ void belfry_poller_destroy(belfry_poller *p)
         return;
     while (p->count > 0)
         belfry_poller_remove(p, p->members[p->count - 1]);
+    bf_lookout_close(p->lookout);
     free(p->members);
     free(p->untold);
     free(p);
@@ -131,6 +138,8 @@ int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag)
         return rc;
     if (c->poller != NULL)
         return bf_error(BELFRY_ESTATE, "the client of slot %u belongs to a poller already", c->slot);
+    if (c->lookout != NULL)
+        return bf_error(BELFRY_ESTATE, "the client of slot %u has a descriptor: it is watched already", c->slot);
     if (p->count == p->capacity) {
         unsigned capacity = p->capacity == 0 ? 16 : p->capacity * 2;
         struct belfry_client **members = realloc(p->members, capacity * sizeof(*members));
@@ -142,8 +151,9 @@ int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag)
         p->capacity = capacity;
     }
     unsigned group = group_of(p, c);
-    if (group == GROUPS_MAX)
-        return bf_error(BELFRY_ESTATE, "a poller waits for at most %d shards: use a second one", GROUPS_MAX);
+    if (group == groups_max(p))
+        return bf_error(BELFRY_ESTATE, "%s waits for at most %u shards: use a second one",
+                        p->lookout == NULL ? "a poller" : "a poller with a descriptor", groups_max(p));
     if (group == p->leader_count)
         p->leaders[p->leader_count++] = c;
     follow(c, p->leaders[group]); /* whether another would lead better is asked before each sleep */
@@ -153,6 +163,8 @@ int belfry_poller_add(belfry_poller *p, belfry_client *c, void *tag)
     c->poller = p;
     c->poller_tag = tag;
     c->corked = p->corked;
+    c->lookout = p->lookout;
+    client_alert(c);
     return 0;
 }
 
@@ -168,6 +180,11 @@ int belfry_poller_remove(belfry_poller *p, belfry_client *c)
     p->members[at] = p->members[--p->count];
     c->poller = NULL;
     c->corked = false;
+    if (c->lookout != NULL) {
+        bf_lookout_watch(p->lookout, NULL, 0); /* its segment may go now; the alert has the others armed again */
+        client_alert(c);
+        c->lookout = NULL;
+    }
     if (client_check(c) < 0) { /* after a fork its maps are gone; nothing to tell anybody */
         choose_leaders(p);
         return 0;
@@ -284,13 +301,41 @@ static int sleep_until(struct belfry_poller *p, int64_t until_ns)
     return bf_os_wait(&pause, 1, until_ns);
 }
 
+/* What the look has missed sets the descriptor at once. */
+static void arm_descriptor(struct belfry_poller *p)
+{
+    if (p->lookout == NULL)
+        return;
+    if (needs_leader(p))
+        choose_leaders(p);
+    bf_lookout_arm(p->lookout, p->members, p->count, p->leaders, p->leader_count, next_look_ns(p));
+}
+
+int belfry_poller_fd(belfry_poller *p)
+{
+    if (p->lookout != NULL)
+        return bf_lookout_fd(p->lookout);
+    if (p->leader_count > LOOKOUT_GROUPS_MAX)
+        return bf_error(BELFRY_ESTATE, "a poller with a descriptor waits for at most %u shards: use a second one",
+                        LOOKOUT_GROUPS_MAX);
+    int rc = bf_lookout_open(&p->lookout);
+    if (rc < 0)
+        return rc;
+    for (unsigned i = 0; i < p->count; i++)
+        p->members[i]->lookout = p->lookout;
+    return bf_lookout_fd(p->lookout);
+}
+
 int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, int64_t deadline)
 {
     bool polling = false;
     if (count <= 0)
         return bf_error(BELFRY_EOPTION, "a poller needs room for at least one event");
-    if (p->count == 0)
+    if (p->count == 0) {
+        if (p->lookout != NULL)
+            bf_lookout_arm(p->lookout, NULL, 0, NULL, 0, INT64_MAX);
         return bf_error(BELFRY_ESTATE, "the poller has no client to wait for");
+    }
     for (unsigned i = 0; i < p->count; i++) {
         int rc = client_check(p->members[i]);
         if (rc < 0)
@@ -305,8 +350,10 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
             return found;
         }
         belfry_poller_flush(p); /* a look may have moved parts of a large message */
-        if (deadline <= 0)
+        if (deadline <= 0) {
+            arm_descriptor(p);
             return 0;
+        }
         if (!polling)
             bf_spin_begin(&p->spin);
         polling = true;

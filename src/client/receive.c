@@ -302,12 +302,24 @@ static __attribute__((noinline)) int let_leave(struct belfry_client *c)
     return rc == 0 && c->reconnect != NULL && epoch != c->reconnect->epoch ? 1 : rc;
 }
 
+/* Nothing was found: from here on the descriptor says when there is something. A poller's is armed by the poller. */
+static void arm_descriptor(struct belfry_client *c)
+{
+    if (bf_likely(c->lookout == NULL) || c->poller != NULL)
+        return;
+    bf_lookout_arm(c->lookout, &c, 1, &c, client_is_lost(c) ? 0 : 1, bf_reconnect_next_ns(c));
+}
+
 /* Nothing is in the ring: poll, or sleep, or give up. 0: look again; -ETIMEDOUT; or how it ended. */
 static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadline_ns)
 {
     int rc = client_end(c);
-    if (bf_unlikely(rc < 0)) /* the end is stored after the last entry */
-        return ring_is_empty(&c->in) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
+    if (bf_unlikely(rc < 0)) { /* the end is stored after the last entry */
+        rc = ring_is_empty(&c->in) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
+        if (rc == -ETIMEDOUT)
+            arm_descriptor(c);
+        return rc;
+    }
     if (bf_unlikely(c->unsaid_count > 0))
         bf_client_say_cancels(c);
     if (bf_unlikely(client_is_busy(c)) && (rc = let_leave(c)) != 0)
@@ -315,8 +327,10 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
     if (bf_unlikely(bf_large_is_blocked(c)))
         return bf_error(BELFRY_ESTATE,
                         "a large message is arriving, and those that are held leave it no room: release them");
-    if (deadline_ns <= 0)
+    if (deadline_ns <= 0) {
+        arm_descriptor(c);
         return -ETIMEDOUT;
+    }
     bool arriving = c->large != NULL && c->large->in.open;
     if (bf_unlikely(arriving) && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns)
         return -ETIMEDOUT;      /* parts may come as fast as we look */

@@ -226,7 +226,10 @@ static int move_in(struct belfry_client *c, struct belfry_client *fresh)
     int rc = past_new(c, &past);
     if (rc < 0)
         return rc;
+    if (c->lookout != NULL)
+        bf_lookout_watch(c->lookout, NULL, 0); /* what it reads is about to be unmapped */
     bf_client_adopt(c, fresh, past == NULL);
+    client_alert(c);              /* it is armed anew, with the new bell */
     c->held_first = c->held_next; /* numbers go on; those before are the past's */
     r->lost = false;
     r->count++;
@@ -348,6 +351,7 @@ void bf_reconnect_settle(struct belfry_client *c)
         if (large == LARGE_NOTHING && r->reserved == NULL)
             c->in_place_end = (uint32_t)bf_min(payload_max, belfry_message_bytes_max(c)) + 1;
     }
+    client_alert(c); /* what it wants may be something else now */
 }
 
 int bf_reconnect_refuse(struct belfry_client *c, int rc, uint64_t bytes)

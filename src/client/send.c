@@ -21,6 +21,7 @@ static int no_room(struct belfry_client *c, int rc, size_t bytes)
     case -ENOMEM:
         return rc;
     case -EAGAIN:
+        client_alert(c);
         if (client_is_leaving(c)) /* it wants room, too, and said so */
             return rc;
         c->wanted = bytes + 1;

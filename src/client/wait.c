@@ -204,5 +204,6 @@ int bf_client_sleep(struct belfry_client **members, unsigned count, struct belfr
     for (unsigned i = 0; i < count; i++)
         if (members[i]->wanted != 0)
             store_relaxed(&members[i]->send->want_space, 0);
+    client_alert(leaders[0]); /* nobody is parked any more; a poller's members have all the same lookout */
     return rc;
 }
