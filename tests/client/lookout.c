@@ -92,6 +92,45 @@ static bool ring(int i)
     return fake_ring(&fake, clients[i]->slot);
 }
 
+/* What the server does at the moment when the event is cleared, once. */
+static void (*at_clear)(void);
+void __real_bf_os_event_clear(int fd);
+void __wrap_bf_os_event_clear(int fd);
+
+void __wrap_bf_os_event_clear(int fd)
+{
+    void (*hook)(void) = at_clear;
+    at_clear = NULL;
+    __real_bf_os_event_clear(fd);
+    if (hook != NULL)
+        hook();
+}
+
+static void push_unheard(void)
+{
+    push(0);
+    if (ring(0))
+        abort();
+}
+
+static int poller_armed(void)
+{
+    belfry_poll_event event;
+    int fd = belfry_poller_fd(poller);
+    expect(fd >= 0);
+    expect_rc(belfry_poller_wait(poller, &event, 1, 0), 0);
+    expect(!polls(fd, 0));
+    return fd;
+}
+
+static void expect_event(int i)
+{
+    belfry_poll_event event;
+    expect_rc(belfry_poller_wait(poller, &event, 1, 0), 1);
+    expect(event.client == clients[i] && event.readable);
+    expect_rc(take(clients[i]), 0);
+}
+
 /* --- one client ------------------------------------------------------------------------------------------------------- */
 
 Test(lookout, is_readable_at_first_and_until_nothing_was_found)
@@ -254,6 +293,37 @@ Test(lookout, notices_a_ring_whose_wake_was_stolen)
     expect_rc(take(clients[0]), 0);
 }
 
+/* The last moment before the client parks: nobody is rung for what is said then. */
+Test(lookout, looks_again_after_it_has_parked)
+{
+    int fd = armed(0);
+    push(0);
+    expect(ring(0));
+    expect(soon(fd));
+    expect_rc(take(clients[0]), 0);
+    at_clear = push_unheard;
+    expect_rc(take(clients[0]), -ETIMEDOUT);
+    expect(at_clear == NULL);
+    expect(polls(fd, 0));
+    expect_rc(take(clients[0]), 0);
+}
+
+Test(lookout, looks_at_every_member_again_after_it_has_parked)
+{
+    for (int i = 0; i < 3; i++)
+        expect_rc(belfry_poller_add(poller, clients[i], NULL), 0);
+    int fd = poller_armed();
+    push(2);
+    expect(ring(0));
+    expect(soon(fd));
+    expect_event(2);
+    at_clear = push_unheard;
+    belfry_poll_event event;
+    expect_rc(belfry_poller_wait(poller, &event, 1, 0), 0);
+    expect(polls(fd, 0));
+    expect_event(0);
+}
+
 /* --- together with what blocks ---------------------------------------------------------------------------------------- */
 
 static void *push_and_reply(void *argument)
@@ -376,24 +446,6 @@ Test(lookout, misses_no_message_of_a_poller)
 
 /* --- pollers ---------------------------------------------------------------------------------------------------------- */
 
-static int poller_armed(void)
-{
-    belfry_poll_event event;
-    int fd = belfry_poller_fd(poller);
-    expect(fd >= 0);
-    expect_rc(belfry_poller_wait(poller, &event, 1, 0), 0);
-    expect(!polls(fd, 0));
-    return fd;
-}
-
-static void expect_event(int i)
-{
-    belfry_poll_event event;
-    expect_rc(belfry_poller_wait(poller, &event, 1, 0), 1);
-    expect(event.client == clients[i] && event.readable);
-    expect_rc(take(clients[i]), 0);
-}
-
 Test(lookout, has_one_descriptor_for_a_poller_whoever_joins_or_leaves)
 {
     expect_rc(belfry_poller_add(poller, clients[0], NULL), 0);
@@ -408,8 +460,11 @@ Test(lookout, has_one_descriptor_for_a_poller_whoever_joins_or_leaves)
     expect_event(2);
     expect_eq(poller_armed(), fd);
 
+    struct belfry_abi_shard *shard = clients[0]->shard;
     belfry_close(clients[0]); /* the leader: its words are gone */
     clients[0] = NULL;
+    for (int i = 0; i < 10; i++, fixture_pause())
+        bf_os_wake(&shard->obituary); /* the thread looks at all that it knows of: the process is alive afterwards */
     expect(polls(fd, 0));
     expect_eq(poller_armed(), fd);
     int leads = load_relaxed(&clients[1]->send->bell_at) == 0 ? 1 : 2;

@@ -225,6 +225,8 @@ Test(own_loop, fires_timers_by_its_descriptor)
     begin();
     settle();
     belfry_client *c = server_fixture_connect();
+    expect(readable_within(FIXTURE_PATIENCE_MS));
+    settle(); /* the sweep in a second is planned: a timer comes before it */
     for (unsigned round = 0; round < 5; round++) {
         belfry_message m;
         expect_rc(belfry_send(c, "x", 1, NULL), 0);
@@ -247,6 +249,22 @@ Test(own_loop, fires_timers_by_its_descriptor)
         script = set_far_then_near;
     }
     expect(least_late_ns < 200 * MS);
+    belfry_close(c);
+    end();
+}
+
+/* A silent client is looked at after 1 second, then after 2 more. */
+Test(own_loop, sweeps_by_its_descriptor)
+{
+    begin();
+    belfry_client *c = server_fixture_connect();
+    int64_t start_ms = fixture_now_ms();
+    while (server_fixture_counters().sweeps < 2) {
+        expect(readable_within(FIXTURE_PATIENCE_MS));
+        expect_rc(belfry_shard_turn(server.server, 0), 1);
+    }
+    expect(fixture_now_ms() - start_ms >= 2900);
+    expect_eq(server_fixture_counters().rescued_wakes, 0);
     belfry_close(c);
     end();
 }
