@@ -4,6 +4,7 @@
  * the test.
  */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -995,4 +996,108 @@ Test(reconnect, a_poller_of_more_shards_than_it_can_wait_for_looks_often)
         fake_close(&all[i]);
     }
     belfry_poller_destroy(p);
+}
+
+/* --- with a descriptor ---------------------------------------------------------------------------------------------- */
+
+static bool is_readable(int fd, int ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, ms) == 1;
+}
+
+/* As a foreign loop does it: nobody waits but in poll(). */
+static void expect_move_by_descriptor(int fd, int (*look)(void *context), void *context)
+{
+    int64_t until = patience();
+    unsigned looks = 0;
+    while (belfry_client_instance(client) != second.number && belfry_now_ns() < until) {
+        expect(is_readable(fd, FIXTURE_PATIENCE_MS)); /* the next attempt is due: nothing else would say so */
+        expect(look(context) <= 0);
+        looks++;
+    }
+    expect_eq(belfry_client_instance(client), second.number);
+    expect(looks < 1000); /* it is not readable all the time meanwhile */
+    slot = belfry_client_slot(client);
+    second.slots[slot].recv->accepted = 1;
+    while (is_readable(fd, 0))
+        expect(look(context) <= 0);
+    fake_say(&second, slot, BELFRY_PUSH, 0, 0, "news", 4); /* the bell is the new connection's */
+    expect(fake_ring(&second, slot));
+    expect(is_readable(fd, FIXTURE_PATIENCE_MS));
+}
+
+static int look_by_receiving(void *unused)
+{
+    belfry_message m;
+    (void)unused;
+    return belfry_receive(client, &m, 0);
+}
+
+static int look_by_polling(void *poller)
+{
+    belfry_poll_event event;
+    return belfry_poller_wait(poller, &event, 1, 0);
+}
+
+static void *succeed_later(void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < 100; i++)
+        fixture_pause();
+    succeed();
+    return NULL;
+}
+
+Test(reconnect, is_heard_of_through_the_descriptor)
+{
+    pthread_t thread;
+    belfry_message m;
+    int fd = belfry_client_fd(client);
+    expect(fd >= 0);
+    while (is_readable(fd, 0))
+        expect_rc(belfry_receive(client, &m, 0), -ETIMEDOUT);
+    fake_die(&first);
+    bf_os_wake(&lobby_shard(&first.lobby, 0)->obituary); /* as the kernel does */
+    expect_eq(pthread_create(&thread, NULL, succeed_later, NULL), 0);
+    expect_move_by_descriptor(fd, look_by_receiving, NULL);
+    expect_rc(belfry_receive(client, &m, 0), 0);
+    expect(m.size == 4 && memcmp(m.data, "news", 4) == 0);
+    belfry_release(client, &m);
+    expect_eq(pthread_join(thread, NULL), 0);
+}
+
+Test(reconnect, is_heard_of_through_a_pollers_descriptor)
+{
+    pthread_t thread;
+    belfry_poller *p;
+    expect_rc(belfry_poller_create(&p), 0);
+    expect_rc(belfry_poller_add(p, client, NULL), 0);
+    int fd = belfry_poller_fd(p);
+    expect(fd >= 0);
+    while (is_readable(fd, 0))
+        expect_eq(look_by_polling(p), 0);
+    fake_die(&first);
+    bf_os_wake(&lobby_shard(&first.lobby, 0)->obituary);
+    expect_eq(pthread_create(&thread, NULL, succeed_later, NULL), 0);
+    expect_move_by_descriptor(fd, look_by_polling, p);
+    expect_eq(look_by_polling(p), 1);
+    expect_eq(pthread_join(thread, NULL), 0);
+    belfry_poller_destroy(p);
+}
+
+Test(reconnect, tells_a_descriptor_that_a_refused_send_may_be_tried_again)
+{
+    belfry_message m;
+    int rc, fd = belfry_client_fd(client);
+    while (is_readable(fd, 0))
+        expect_rc(belfry_receive(client, &m, 0), -ETIMEDOUT);
+    fake_die(&first);
+    expect_rc(belfry_send(client, "x", 1, NULL), -EAGAIN); /* the first to notice */
+    succeed();
+    for (int i = 0; (rc = belfry_receive(client, &m, 0)) == -ETIMEDOUT && i < 1000; i++)
+        expect(is_readable(fd, FIXTURE_PATIENCE_MS));
+    expect_rc(rc, -EAGAIN);
+    slot = belfry_client_slot(client);
+    expect_rc(belfry_send(client, "x", 1, NULL), 0);
 }
