@@ -86,7 +86,7 @@ BELFRY_API int belfry_connect(belfry_client **out, const char *service, const be
 
 /*
  * Leave: say goodbye, let go of the slot, free the handle. Messages already sent are still executed. Messages received
- * from this handle become invalid. NULL is accepted. Does not block.
+ * from this handle become invalid. NULL is accepted. Does not block; a client with a descriptor waits for its thread to end.
  */
 BELFRY_API void belfry_close(belfry_client *c);
 
@@ -188,7 +188,7 @@ BELFRY_API size_t belfry_message_bytes_max(const belfry_client *c);
  * arms it for what comes next; so receive until then. It may be readable for nothing. What leaves in parts (below) goes on
  * whenever you receive. It is the client's, stays the same, and is closed by belfry_close(): take it out of your loop first;
  * do not read, write or close it. No io_uring is needed. The first call makes a thread for it, which sleeps until the server
- * rings, so a wake-up goes through two threads: about 15 us more than one of belfry_receive(). For many clients use
+ * rings, so a wake-up goes through two threads: about 11 us more than one of belfry_receive(). For many clients use
  * belfry_poller_fd(): one thread for all. Returns the descriptor; BELFRY_ESTATE for a client of a poller; BELFRY_ENOFILES,
  * BELFRY_EKERNEL, BELFRY_EFORKED, -ENOMEM, or -EAGAIN when there may be no more threads.
  */

@@ -336,12 +336,15 @@ static bool turn(struct bf_shard *s)
     return worked;
 }
 
-void bf_shard_run(struct bf_shard *s)
+/* At most so many turns that have work. Between them it polls and sleeps, or else ends at one that found nothing, and
+   returns false then. The turn is called from here alone: so the compiler makes one function of all of it. */
+static bool turn_on(struct bf_shard *s, uint64_t turns_max, bool sleeps)
 {
     bool polling = false;
-    bf_shard_rouse(s);
     while (!s->finished) {
         if (turn(s)) {
+            if (--turns_max == 0)
+                return true;
             if (polling) {
                 bf_spin_won(&s->spin);
                 counter_add(&s->counters->polls_won, 1);
@@ -349,6 +352,8 @@ void bf_shard_run(struct bf_shard *s)
             polling = false;
             continue;
         }
+        if (bf_unlikely(!sleeps))
+            return false;
         if (!polling)
             bf_spin_begin(&s->spin);
         polling = true;
@@ -357,6 +362,13 @@ void bf_shard_run(struct bf_shard *s)
         bf_shard_sleep(s);
         polling = false;
     }
+    return false;
+}
+
+void bf_shard_run(struct bf_shard *s)
+{
+    bf_shard_rouse(s);
+    turn_on(s, UINT64_MAX, true);
 }
 
 /*
@@ -365,10 +377,8 @@ void bf_shard_run(struct bf_shard *s)
  */
 void bf_shard_step(struct bf_shard *s)
 {
-    bool worked = true;
     bf_shard_rouse(s);
-    for (unsigned i = 0; i < TURNS_PER_STEP && worked && !s->finished; i++)
-        worked = turn(s);
+    bool worked = turn_on(s, TURNS_PER_STEP, false);
     if (!worked && !s->finished) {
         s->event_is_set = false;
         if (bf_shard_doze(s))
