@@ -398,7 +398,7 @@ Test(reactor, cancels_two_thousand_waits)
     expect_no_event();
 }
 
-/* --- sleep and open ------------------------------------------------------------------------------------------------- */
+/* --- sleep ------------------------------------------------------------------------------------------------- */
 
 Test(reactor, sleeps_no_longer_than_it_was_told)
 {
@@ -420,6 +420,68 @@ Test(reactor, sleeps_not_at_all_when_something_is_there)
     struct bf_event event;
     expect(bf_reactor_next(&scene.reactor, &event));
 }
+
+/* --- sleep elsewhere ------------------------------------------------------------------------------------------------ */
+
+static bool event_is_set(int event, int ms)
+{
+    struct pollfd at = {.fd = event, .events = POLLIN};
+    return poll(&at, 1, ms) == 1;
+}
+
+Test(reactor, sets_its_event_when_something_comes_and_not_before)
+{
+    struct bf_event event;
+    int fd = bf_os_event();
+    expect_rc(bf_reactor_tell(&scene.reactor, fd), 0);
+    bf_os_event_set(fd);
+    expect(bf_reactor_doze(&scene.reactor, fd, -1)); /* and submits the watch */
+    expect(!event_is_set(fd, 0));
+    bf_reactor_wait_bell(&scene.reactor, word(0), 0, 1, 1);
+    expect(bf_reactor_doze(&scene.reactor, fd, -1));
+    for (int round = 0; round < 100; round++) {
+        expect(!event_is_set(fd, 0));
+        bf_os_wake(word(0));
+        expect(event_is_set(fd, FIXTURE_PATIENCE_MS));
+        expect(!bf_reactor_doze(&scene.reactor, fd, -1)); /* it has cleared the event, and says so */
+        expect(bf_reactor_next(&scene.reactor, &event));
+        expect_eq(event.kind, BF_EVENT_BELL);
+        bf_reactor_wait_bell(&scene.reactor, word(0), 0, 1, 1);
+        expect(bf_reactor_doze(&scene.reactor, fd, -1));
+    }
+    make_file(scene.locks, "slot_1.lock");
+    expect(event_is_set(fd, FIXTURE_PATIENCE_MS));
+    expect_file("slot_1.lock"); /* made; that it was closed is another event */
+    bf_reactor_cancel_bell(&scene.reactor, 1, 1);
+    do
+        event = next_event();
+    while (event.kind == BF_EVENT_FILE);
+    expect_eq(event.kind, BF_EVENT_BELL);
+    expect_eq(event.result, -ECANCELED);
+    bf_os_close(fd);
+}
+
+/* In whatever order they are asked for, the earliest counts; none of them is an event. */
+Test(reactor, sets_its_event_when_its_time_is_up)
+{
+    static const int64_t limits_ms[][2] = {{30, -1}, {3600000, 30}, {30, 3600000}};
+    int fd = bf_os_event();
+    expect_rc(bf_reactor_tell(&scene.reactor, fd), 0);
+    for (int i = 0; i < 3; i++) {
+        int64_t start = bf_os_now_ns();
+        for (int each = 0; each < 2; each++) {
+            int64_t ms = limits_ms[i][each];
+            expect(bf_reactor_doze(&scene.reactor, fd, ms < 0 ? -1 : ms * 1000000));
+        }
+        expect(event_is_set(fd, FIXTURE_PATIENCE_MS));
+        expect(bf_os_now_ns() - start >= 29000000);
+        struct bf_event event;
+        expect(!bf_reactor_next(&scene.reactor, &event));
+    }
+    bf_os_close(fd);
+}
+
+/* --- opening --------------------------------------------------------------------------------------------------------- */
 
 Test(reactor, leaves_nothing_open_when_it_cannot_watch)
 {
