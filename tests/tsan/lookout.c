@@ -91,7 +91,7 @@ static bool stay(struct belfry_client *c)
     pthread_create(&server, NULL, serve, p);
     while (good && next < MESSAGES_PER_PLACE) {
         good = poll(&at, 1, PATIENCE_MS) == 1 && take_all(c, &next);
-        bf_lookout_arm(c->lookout, &c, 1, &c, 1);
+        bf_lookout_arm(c->lookout, &c, 1, &c, 1, INT64_MAX);
     }
     if (!good) /* the server may wait for room for ever */
         return false;
