@@ -3,7 +3,7 @@
  * belfry/client.h: talk to a belfry server on this machine.
  *
  * - A handle serves one thread at a time and is unusable after fork (BELFRY_EFORKED); connect again in the child.
- * - Only connect, call, receive and poller_wait block. Sending never does: a full ring is -EAGAIN.
+ * - Only connect, call, await, receive, flush and poller_wait block. Sending never does: a full ring is -EAGAIN.
  * - A client needs no io_uring and nothing but libc (link libbelfry-client), on Linux 5.16 or newer.
  * - A message is valid until released, and holding one holds its room in the ring: release soon, the oldest first.
  */

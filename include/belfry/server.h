@@ -177,7 +177,8 @@ BELFRY_API void belfry_server_stop(belfry_server *s);
  * belfry_server_wait() returns 0. What a client sends after its conn has ended, it can tell from what may have been
  * executed: belfry_client_never_read(), and belfry_reconnect sends it again. A later call sets another deadline;
  * belfry_server_stop() ends it all at once.
- * Does not block. Any thread, any handler, any signal handler. Returns 0, or BELFRY_ESTATE when the server does not run.
+ * Does not block. Any thread, any handler, any signal handler. Returns 0, or BELFRY_ESTATE when the server does not run
+ * (and leaves belfry_last_error() as it was).
  */
 BELFRY_API int belfry_drain(belfry_server *s, int64_t deadline);
 
@@ -200,7 +201,7 @@ BELFRY_API uint64_t belfry_server_instance(const belfry_server *s);
  * descriptor. Never waits; how long it takes is up to your handlers. Handlers run within, and only there is this thread
  * the shard's: between turns it uses belfry_post() and belfry_push_to() like any other, and functions of a handler say
  * BELFRY_ETHREAD. Calling it more often than the descriptor says is right and costs about a microsecond.
- * Returns 1; 0 when the shard has ended (belfry_server_stop(), or replaced and its last client gone): take the descriptor
+ * Returns 1; 0 when the shard has ended (stopped, drained, or replaced and its last client gone): take the descriptor
  * out of your loop, then call belfry_server_wait(). BELFRY_ETHREAD on another thread; BELFRY_ESTATE from a handler, without
  * own_loop, when the server does not run, and in a forked child; BELFRY_EOPTION for a shard other than 0.
  */

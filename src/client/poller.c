@@ -358,8 +358,10 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
             bf_spin_begin(&p->spin);
         polling = true;
         if (bf_spin_again(&p->spin)) {
-            if (p->spin.since_ns != 0 && p->spin.look_ns >= deadline)
+            if (p->spin.since_ns != 0 && p->spin.look_ns >= deadline) {
+                arm_descriptor(p);
                 return 0;
+            }
             continue;
         }
         polling = false;
@@ -368,7 +370,11 @@ int belfry_poller_wait(belfry_poller *p, belfry_poll_event *events, int count, i
         int rc = sleep_until(p, bf_min(deadline, next_look_ns(p)));
         if (rc < 0 && rc != -ETIMEDOUT)
             return rc;
-        if (rc == -ETIMEDOUT && (deadline != BELFRY_FOREVER && bf_os_now_ns() >= deadline))
-            return look_at_all(p, events, count);
+        if (rc == -ETIMEDOUT && (deadline != BELFRY_FOREVER && bf_os_now_ns() >= deadline)) {
+            found = look_at_all(p, events, count);
+            if (found == 0)
+                arm_descriptor(p);
+            return found;
+        }
     }
 }

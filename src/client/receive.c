@@ -314,12 +314,8 @@ static void arm_descriptor(struct belfry_client *c)
 static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadline_ns)
 {
     int rc = client_end(c);
-    if (bf_unlikely(rc < 0)) { /* the end is stored after the last entry */
-        rc = ring_is_empty(&c->in) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
-        if (rc == -ETIMEDOUT)
-            arm_descriptor(c);
-        return rc;
-    }
+    if (bf_unlikely(rc < 0)) /* the end is stored after the last entry */
+        return ring_is_empty(&c->in) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
     if (bf_unlikely(c->unsaid_count > 0))
         bf_client_say_cancels(c);
     if (bf_unlikely(client_is_busy(c)) && (rc = let_leave(c)) != 0)
@@ -327,10 +323,8 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
     if (bf_unlikely(bf_large_is_blocked(c)))
         return bf_error(BELFRY_ESTATE,
                         "a large message is arriving, and those that are held leave it no room: release them");
-    if (deadline_ns <= 0) {
-        arm_descriptor(c);
+    if (deadline_ns <= 0)
         return -ETIMEDOUT;
-    }
     bool arriving = c->large != NULL && c->large->in.open;
     if (bf_unlikely(arriving) && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns)
         return -ETIMEDOUT;      /* parts may come as fast as we look */
@@ -346,7 +340,9 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
         store_relaxed(&c->send->bell_at, 0);
         bf_poller_regroup(c->poller);
     }
-    return bf_client_sleep(&c, 1, &c, 1, deadline_ns);
+    rc = bf_client_sleep(&c, 1, &c, 1, deadline_ns);
+    bool late = deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns;
+    return rc == 0 && c->wanted != 0 && ring_is_empty(&c->in) && late ? -ETIMEDOUT : rc; /* not for room alone */
 }
 
 static void polling_paid(struct belfry_client *c, bool polling)
@@ -390,8 +386,10 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
             return bf_error(-EAGAIN, "the ring to \"%s\" has room again", c->shared->lobby.geometry.service);
         }
         rc = wait_for_news(c, &polling, deadline);
-        if (rc == -ETIMEDOUT)
+        if (rc == -ETIMEDOUT) {
+            arm_descriptor(c);
             return timed_out(c);
+        }
         if (rc < 0)
             return rc;
     }
@@ -415,6 +413,8 @@ static int wait_for_room(struct belfry_client *c, bool *polling, int64_t deadlin
 static int call_send_large(belfry_client *c, const void *data, size_t size, uint64_t *id, int64_t deadline)
 {
     bool polling = false, begun = false;
+    if (c->large != NULL && c->large->state == LARGE_RESERVED)
+        return bf_error(BELFRY_ESTATE, "a reservation is open: commit or abort it first");
     for (;;) {
         int rc = client_end(c);
         if (rc < 0 && c->reconnect != NULL)
@@ -458,8 +458,14 @@ int belfry_flush(belfry_client *c, int64_t deadline)
 {
     bool polling = false;
     int rc = client_check(c);
-    while (rc == 0 && client_is_busy(c))
+    while (rc == 0 && client_is_busy(c)) {
+        bool reserved = c->large != NULL && c->large->state == LARGE_RESERVED;
+        if (reserved && !client_is_lost(c) && c->wanted == 0) /* what is to go first, goes in parts, too */
+            return bf_error(BELFRY_ESTATE, "a large reservation is open, and is in the way: commit or abort it first");
         rc = wait_for_room(c, &polling, deadline);
+    }
+    if (rc == -ETIMEDOUT)
+        arm_descriptor(c);
     return rc == -ETIMEDOUT ? timed_out(c) : rc;
 }
 
@@ -487,8 +493,7 @@ static int ended(struct belfry_client *c, uint64_t id, int rc)
                     c->shared->lobby.geometry.service);
 }
 
-/* The next reply to request `id`. 0; -ETIMEDOUT; the status of a failure; or another code. */
-static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)
+static int await_reply(struct belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)
 {
     bool polling = false;
     uint64_t epoch = 0;
@@ -512,6 +517,27 @@ static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, in
     }
     polling_paid(c, polling);
     return bf_unlikely(reply->status < 0) ? failed(c, reply) : 0;
+}
+
+/* Room that an earlier send wants is no news to one who waits for a reply. */
+static __attribute__((cold, noinline)) int await_beside_a_refused_send(struct belfry_client *c, uint64_t id,
+                                                                       belfry_message *reply, int64_t deadline)
+{
+    uint64_t wanted = c->wanted;
+    c->wanted = 0;
+    int rc = await_reply(c, id, reply, deadline);
+    if (c->wanted == 0 && !client_is_busy(c))
+        c->wanted = wanted;
+    client_alert(c);
+    return rc;
+}
+
+/* The next reply to request `id`. 0; -ETIMEDOUT; the status of a failure; or another code. */
+static int await(struct belfry_client *c, uint64_t id, belfry_message *reply, int64_t deadline)
+{
+    if (bf_unlikely(c->wanted != 0) && !client_is_busy(c))
+        return await_beside_a_refused_send(c, id, reply, deadline);
+    return await_reply(c, id, reply, deadline);
 }
 
 /* A call has failed: nothing of it may be in flight any more, and its memory is the caller's again. */

@@ -106,6 +106,25 @@ static void move_reservation(struct belfry_client *c)
     ring_abort(&c->out);
 }
 
+static bool has_lasted_too_long(const struct client_reconnect *r, int64_t now)
+{
+    return r->policy.give_up_ms != 0 && now - r->lost_ns >= (int64_t)r->policy.give_up_ms * NS_PER_MS;
+}
+
+/* It will not come back. Without memory to say so to everybody, it is tried once more. */
+static void give_up(struct belfry_client *c, int rc)
+{
+    struct client_reconnect *r = c->reconnect;
+    if (bf_again_fail_all(c) < 0)
+        return;
+    r->lost = false;
+    r->over = true;
+    r->over_rc = rc;
+    r->epoch++;
+    bf_reconnect_settle(c);
+    tell(c, BELFRY_RECONNECT_GIVEN_UP, rc);
+}
+
 /* 0: it is lost, or over; -ENOMEM: neither yet. */
 static int lose(struct belfry_client *c, int rc)
 {
@@ -135,12 +154,16 @@ static int lose(struct belfry_client *c, int rc)
         r->attempts = 0;
     r->lost = true;
     r->epoch++;
-    r->lost_ns = bf_os_now_ns();
-    r->attempt_at_ns = r->lost_ns + pause_ns(r, c);
+    int64_t now = bf_os_now_ns();
+    if (load_relaxed(&c->recv->accepted) != 0 || r->lost_ns == 0) /* else it has been without all the time */
+        r->lost_ns = now;
+    r->attempt_at_ns = now + pause_ns(r, c);
     bf_reconnect_settle(c);
     if (c->poller != NULL)
         bf_poller_regroup(c->poller);
     tell(c, BELFRY_RECONNECT_LOST, rc);
+    if (has_lasted_too_long(r, now))
+        give_up(c, BELFRY_EGONE);
     return 0;
 }
 
@@ -243,20 +266,6 @@ static int move_in(struct belfry_client *c, struct belfry_client *fresh)
     return 0;
 }
 
-/* It will not come back. Without memory to say so to everybody, it is tried once more. */
-static void give_up(struct belfry_client *c, int rc)
-{
-    struct client_reconnect *r = c->reconnect;
-    if (bf_again_fail_all(c) < 0)
-        return;
-    r->lost = false;
-    r->over = true;
-    r->over_rc = rc;
-    r->epoch++;
-    bf_reconnect_settle(c);
-    tell(c, BELFRY_RECONNECT_GIVEN_UP, rc);
-}
-
 static void attempt_failed(struct belfry_client *c, int rc)
 {
     struct client_reconnect *r = c->reconnect;
@@ -264,8 +273,7 @@ static void attempt_failed(struct belfry_client *c, int rc)
     r->attempts++;
     r->attempt_at_ns = now + pause_ns(r, c);
     bool hopeless = rc == BELFRY_EVERSION || rc == BELFRY_EROOT || rc == BELFRY_EPROTO || rc == -EACCES;
-    bool too_long = r->policy.give_up_ms != 0 && now - r->lost_ns >= (int64_t)r->policy.give_up_ms * NS_PER_MS;
-    if (hopeless || too_long)
+    if (hopeless || has_lasted_too_long(r, now))
         give_up(c, hopeless ? rc : BELFRY_EGONE);
     else
         tell(c, BELFRY_RECONNECT_FAILED, rc);
@@ -293,6 +301,8 @@ int bf_reconnect_wait(struct belfry_client *c, int rc, int64_t deadline_ns)
         return rc;
     if (!was_lost) /* there may be failures to be handed out */
         return 0;
+    if (c->corked) /* as every one that may block */
+        belfry_poller_flush(c->poller);
     int64_t now = bf_os_now_ns();
     if (now >= r->attempt_at_ns) {
         attempt(c, deadline_ns);
@@ -339,7 +349,8 @@ void bf_reconnect_settle(struct belfry_client *c)
         ; /* large.c says what it wants */
     } else if (r->again_first != NULL) {
         const struct client_again *a = r->again_first;
-        uint64_t bytes = a->size + (a->deadline_ns != 0 ? EXTENSION_BYTES_MAX : 0);
+        uint64_t bytes =
+            a->size + extension_bytes(&(struct extension){.deadline_ns = a->deadline_ns}); /* as send_one() */
         bool in_parts = bytes > payload_max;
         c->wanted = in_parts ? parts_payload_max(c->out.capacity) + 1 : bytes + 1;
         if (in_parts && large == LARGE_RESERVED) /* it waits for the user, not for room */
@@ -366,7 +377,7 @@ int bf_reconnect_admit(struct belfry_client *c, uint64_t bytes)
 {
     struct client_reconnect *r = c->reconnect;
     int rc = 0;
-    if (r->reserved != NULL)
+    if (r->reserved != NULL || (c->large != NULL && c->large->state == LARGE_RESERVED))
         return bf_error(BELFRY_ESTATE, "a reservation is open: commit or abort it first");
     if (r->again_first != NULL) {
         rc = client_push(c);

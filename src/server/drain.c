@@ -32,6 +32,7 @@ static void begin(struct bf_shard *s)
     bf_log(s->log, BELFRY_LOG_INFO, "shard %u drains, with %u conns", s->index, s->conn_count);
     if (!s->draining)
         bf_shard_refuse_claims(s);
+    s->rescan = true; /* in any case: another turn follows, and looks at the conns */
     for (uint32_t i = 0; i < s->pool.count; i++) {
         struct bf_slot *slot = &s->pool.slots[i];
         if (slot->phase != SLOT_OPEN)

@@ -267,7 +267,15 @@ static int abandon(struct belfry_server *s, int rc)
     join_shards(s);
     close_files(s);
     store_relaxed(&s->stop_requested, false);
+    store_relaxed(&s->drain_ns, 0);
     return bf_error(rc, "%s", error);
+}
+
+/* As the last call of belfry_drain() said. */
+static void drain_shards(struct belfry_server *s)
+{
+    for (uint32_t i = 0; i < s->shard_count; i++)
+        bf_shard_drain(&s->shards[i], load_acquire(&s->drain_ns));
 }
 
 int belfry_server_start(belfry_server *s)
@@ -294,6 +302,8 @@ int belfry_server_start(belfry_server *s)
     s->started = true;
     if (load_acquire(&s->stop_requested)) /* asked while the shards were not there yet */
         belfry_server_stop(s);
+    if (load_acquire(&s->drain_ns) != 0)
+        drain_shards(s);
     return 0;
 }
 
@@ -310,6 +320,7 @@ int belfry_server_wait(belfry_server *s)
     close_files(s);
     s->started = false;
     store_relaxed(&s->stop_requested, false);
+    store_relaxed(&s->drain_ns, 0);
     return 0;
 }
 
@@ -328,10 +339,14 @@ void belfry_server_stop(belfry_server *s)
 
 int belfry_drain(belfry_server *s, int64_t deadline)
 {
-    if (load_acquire(&s->shards[0].mailbox.newest) == MAILBOX_CLOSED)
-        return bf_error(BELFRY_ESTATE, "the server \"%s\" is not running", s->place.service);
-    for (uint32_t i = 0; i < s->shard_count; i++)
-        bf_shard_drain(&s->shards[i], deadline);
+    bool runs = false;
+    for (uint32_t i = 0; i < s->shard_count; i++) /* some may have drained already */
+        runs |= load_acquire(&s->shards[i].mailbox.newest) != MAILBOX_CLOSED;
+    if (!runs)
+        return BELFRY_ESTATE; /* without a sentence: this may be a signal handler */
+    store_release(&s->drain_ns,
+                  bf_max(deadline, 1)); /* for shards that are not there yet; partner: belfry_server_start */
+    drain_shards(s);
     return 0;
 }
 

@@ -23,6 +23,7 @@ struct belfry_server {
     uint32_t shard_count;
     bool started;
     bool stop_requested;
+    int64_t drain_ns;     /* asked to drain until then; 0: not asked */
     uint64_t whole_bytes; /* memory of messages that are arriving in parts, of all shards; each adds and subtracts */
 
     pthread_mutex_t mutex; /* of the start-up handshake */

@@ -693,3 +693,28 @@ Test(receive, drops_kinds_it_does_not_know_and_reports_flags_it_does_not_know)
     belfry_release(client, &m);
     expect_nothing();
 }
+
+Test(receive, awaits_a_reply_until_its_deadline_beside_room_for_a_send_that_was_refused)
+{
+    struct ring_entry e;
+    belfry_message m;
+    int64_t begin;
+    bf_spin_init(&client->spin, BELFRY_SPIN_POWER); /* polling looks at the clock by itself */
+    while (belfry_send(client, "x", 1, NULL) == 0)
+        ;
+    while (fake_hear(&fake, slot, &e) == 1) /* there is room again, and nobody has asked for it */
+        ;
+    begin = fixture_now_ms();
+    expect_rc(belfry_await(client, 1, &m, belfry_in_ms(50)), -ETIMEDOUT);
+    expect(fixture_now_ms() - begin < FIXTURE_PATIENCE_MS);
+    expect_rc(belfry_call(client, "y", 1, &m, belfry_in_ms(50)), -ETIMEDOUT);
+    while (belfry_send(client, "x", 1, NULL) == 0)
+        ;
+    while (fake_hear(&fake, slot, &e) == 1)
+        ;
+    fake_reply(&fake, slot, 1, "reply");
+    expect_rc(belfry_await(client, 1, &m, patience()), 0);
+    belfry_release(client, &m);
+    expect_rc(belfry_receive(client, &m, patience()), -EAGAIN); /* this is still to be told */
+    expect_rc(belfry_send(client, "x", 1, NULL), 0);
+}

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/order.h"
 #include "base/os.h"
@@ -1100,4 +1101,72 @@ Test(reconnect, tells_a_descriptor_that_a_refused_send_may_be_tried_again)
     expect_rc(rc, -EAGAIN);
     slot = belfry_client_slot(client);
     expect_rc(belfry_send(client, "x", 1, NULL), 0);
+}
+
+/* --- what would go round and round ------------------------------------------------------------------------------------ */
+
+Test(reconnect, waits_for_room_for_requests_of_every_size_and_no_longer_than_to_its_deadline)
+{
+    static const size_t sizes[] = {940, 944, 950, 976, 980, 991, 992, 993, 1000, 1008};
+    static const char data[1008];
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        belfry_message m;
+        uint64_t id;
+        if (i > 0)
+            open_client();
+        for (int sent = 0; sent < 12; sent++) { /* more than a ring of them: the successor reads none */
+            struct ring_entry e;
+            expect_rc(belfry_send_idempotent(client, data, sizes[i], belfry_in_ms(60000), &id), 0);
+            while (fake_hear(&first, slot, &e) == 1)
+                ;
+        }
+        fake_die(&first);
+        succeed();
+        expect_move(&second);
+        expect_rc(belfry_receive(client, &m, belfry_in_ms(30)), -ETIMEDOUT);
+        unsigned heard = 0;
+        for (int64_t until = patience(); heard < 12 && belfry_now_ns() < until;) {
+            struct ring_entry e;
+            while (fake_hear(&second, slot, &e) == 1)
+                heard += e.kind == BELFRY_REQUEST || e.flags == BELFRY_FLAG_EXTENDED;
+            expect_rc(belfry_receive(client, &m, 0), -ETIMEDOUT);
+        }
+        expect_eq(heard, 12);
+        if (i + 1 < sizeof sizes / sizeof sizes[0]) {
+            close_client();
+            memset(&second, 0, sizeof second);
+        }
+    }
+}
+
+Test(reconnect, gives_up_in_time_although_connections_are_made_that_are_never_accepted)
+{
+    belfry_message m;
+    unsigned made = 0;
+    int rc;
+    belfry_close(client);
+    options.reconnect.give_up_ms = 30;
+    open_connection();
+    fake_die(&first);
+    succeed();
+    int64_t until = patience();
+    while ((rc = belfry_receive(client, &m, belfry_in_ms(1))) == -ETIMEDOUT && belfry_now_ns() < until)
+        if (belfry_client_reconnects(client) > made) {
+            made++;
+            slot = belfry_client_slot(client);
+            char name[64], path[2 * FIXTURE_PATH_BYTES];
+            fake_end(&second, slot, BELFRY_END_NO_MEMORY); /* attached to, and not taken */
+            snprintf(name, sizeof name, "shard-0/slot_%u.lock", slot);
+            fake_path(&second, path, name);
+            expect_eq(unlink(path), 0);
+            for (int kind = 0; kind < 2; kind++) {
+                snprintf(name, sizeof name, "segments/" FAKE_SERVICE "_%u_%s", slot, kind == 0 ? "send" : "recv");
+                fake_path(&second, path, name);
+                expect_eq(unlink(path), 0);
+            }
+            fake_make(&second, slot, (uint32_t)told.count, true); /* and there is always another */
+        }
+    expect(rc < 0 && rc != -ETIMEDOUT);
+    expect(made > FAKE_SLOTS);
+    expect_eq(told.event[bf_min(told.count, EVENTS) - 1], BELFRY_RECONNECT_GIVEN_UP);
 }

@@ -399,3 +399,60 @@ Test(drain, may_be_asked_for_in_a_signal_handler)
     belfry_close(c);
     end();
 }
+
+Test(drain, takes_another_deadline_when_some_shards_have_ended_already)
+{
+    server_fixture_init(&server);
+    server.options.on_message = on_message;
+    server.options.on_cancel = on_cancel;
+    server.options.on_disconnect = on_disconnect;
+    server.options.shards = 2;
+    for (unsigned shard = 0; shard < 2; shard++) { /* it may be either that ends first */
+        server_fixture_start(&server);
+        belfry_client *c = server_fixture_connect(), *other = NULL;
+        if (belfry_client_shard(c) != shard) {
+            other = c;
+            while (belfry_client_shard(c = server_fixture_connect()) != shard)
+                belfry_close(c);
+        }
+        uint64_t id;
+        seen.deferred = seen.disconnected = 0;
+        expect_rc(belfry_send(c, "d", 1, &id), 0);
+        expect(eventually(load_acquire(&seen.deferred) == 1));
+        belfry_close(other);
+        drain(BELFRY_FOREVER);
+        struct belfry_abi_shard *ended = lobby_shard(&c->shared->lobby, 1 - shard);
+        expect(eventually(client_is_over(load_acquire(&ended->obituary))));
+        drain(0);
+        expect_end(c, BELFRY_END_STOPPED);
+        expect_rc(belfry_server_wait(server.server), 0);
+        expect_rc(belfry_complete(server.server, &seen.ticket, NULL, 0), BELFRY_EGONE);
+        belfry_close(c);
+        belfry_server_destroy(server.server);
+        server.server = NULL;
+    }
+    fixture_remove_tree(server.root);
+}
+
+static int drain_at_once(belfry_server *s, uint32_t shard, void *user)
+{
+    (void)user;
+    if (shard == 0)
+        expect_rc(belfry_drain(s, BELFRY_FOREVER), 0);
+    return 0;
+}
+
+Test(drain, may_be_asked_for_while_the_shards_are_started)
+{
+    server_fixture_init(&server);
+    server.options.on_message = on_message;
+    server.options.on_shard_start = drain_at_once;
+    server.options.shards = 4;
+    for (int i = 0; i < 10; i++) {
+        server_fixture_start(&server);
+        expect_rc(belfry_server_wait(server.server), 0); /* all of them, not only those that were there */
+        belfry_server_destroy(server.server);
+        server.server = NULL;
+    }
+    fixture_remove_tree(server.root);
+}

@@ -49,8 +49,10 @@ Test(going, fifty_killed_clients_leave_and_the_survivors_stay)
     cr_assert(house_wait(&house, house_active_is, ALL, 30));
     for (int i = 0; i < KILLED; i++)
         kill(pids[i], SIGKILL);
-    for (int i = 0; i < KILLED; i++)
-        cr_assert_eq(house_reap(pids[i], 10), 128 + SIGKILL);
+    for (int i = 0; i < KILLED; i++) { /* how long the kernel takes for that is not what is tested */
+        int status;
+        cr_assert(waitpid(pids[i], &status, 0) == pids[i] && WIFSIGNALED(status));
+    }
     cr_assert(house_wait(&house, house_active_is, ALL - KILLED, 2), "two seconds later the dead are gone");
     cr_assert(house_wait(&house, house_locks_are, ALL - KILLED, 2), "the lock files are the survivors'");
     for (int i = KILLED; i < ALL; i++)
