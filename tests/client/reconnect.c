@@ -1059,7 +1059,6 @@ Test(reconnect, is_heard_of_through_the_descriptor)
     while (is_readable(fd, 0))
         expect_rc(belfry_receive(client, &m, 0), -ETIMEDOUT);
     fake_die(&first);
-    bf_os_wake(&lobby_shard(&first.lobby, 0)->obituary); /* as the kernel does */
     expect_eq(pthread_create(&thread, NULL, succeed_later, NULL), 0);
     expect_move_by_descriptor(fd, look_by_receiving, NULL);
     expect_rc(belfry_receive(client, &m, 0), 0);
@@ -1079,7 +1078,6 @@ Test(reconnect, is_heard_of_through_a_pollers_descriptor)
     while (is_readable(fd, 0))
         expect_eq(look_by_polling(p), 0);
     fake_die(&first);
-    bf_os_wake(&lobby_shard(&first.lobby, 0)->obituary);
     expect_eq(pthread_create(&thread, NULL, succeed_later, NULL), 0);
     expect_move_by_descriptor(fd, look_by_polling, p);
     expect_eq(look_by_polling(p), 1);
