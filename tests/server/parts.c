@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/order.h"
@@ -622,6 +623,8 @@ struct ask {
     uint32_t size;
 };
 
+static unsigned *asked; /* by the child: shared with it */
+
 static void ask_and_stay(void *context)
 {
     belfry_client *c;
@@ -629,6 +632,7 @@ static void ask_and_stay(void *context)
         _exit(1);
     for (int i = 0; i < 3; i++)
         belfry_send(c, context, sizeof(struct ask), NULL);
+    add_release(asked, 1);
     for (;;)
         pause();
 }
@@ -638,10 +642,13 @@ Test(parts, for_a_client_that_was_killed_are_freed_whatever_memory_they_are_in)
     static const uint32_t sizes[] = {5000, 100000, 2u << 20}; /* the arena's, malloc's, a map */
     prepare();
     server_fixture_start(&server);
+    asked = mmap(NULL, sizeof *asked, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    expect(asked != MAP_FAILED);
     for (unsigned i = 0; i < 3; i++) {
         struct ask ask = {.what = 'l', .size = sizes[i]};
         unsigned before = load_acquire(&seen.handled);
         pid_t pid = fixture_child(ask_and_stay, &ask);
+        expect(eventually(load_acquire(asked) == i + 1));
         expect(eventually(load_acquire(&seen.handled) > before)); /* the others wait until its outbox is empty */
         fixture_kill(pid);
         expect(eventually(load_acquire(&seen.disconnected) == i + 1));
