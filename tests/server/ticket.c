@@ -304,7 +304,7 @@ static void *say_many(void *context)
         memset(data, (int)i, sizeof data);
         int rc;
         while ((rc = belfry_complete_more(server.server, &seen.ticket[0], data, sizeof data)) == BELFRY_EBACKLOG) {
-            stream.backlogs++;
+            add_release(&stream.backlogs, 1);
             rc = belfry_ticket_wait(server.server, &seen.ticket[0], server_fixture_patience());
             if (rc < 0)
                 break;
@@ -334,8 +334,8 @@ Test(ticket, holds_a_stream_back_when_its_client_reads_slowly)
     belfry_client *c = server_fixture_connect(), *neighbour = server_fixture_connect();
     uint64_t id = ask(c, "d");
     pthread_t thread = start_stream();
-    /* ring and outbox are full, and nothing more is said */
-    expect(eventually(load_acquire(&stream.said) * 200ull > 8192));
+    /* its share of the outbox is full; how much the ring takes beside that, depends on where the slot's ring begins */
+    expect(eventually(load_acquire(&stream.backlogs) > 0));
     unsigned said;
     do {
         said = load_acquire(&stream.said);
