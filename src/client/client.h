@@ -2,8 +2,9 @@
 /*
  * client.h (internal): the object behind belfry_client.
  *
- * claim.c gets a slot, connect.c makes and ends the handle, send.c and receive.c move messages, wait.c sleeps, poller.c
- * waits on many, lookout.c has them waited for by a foreign loop. One thread at a time; no io_uring anywhere.
+ * claim.c gets a slot, connect.c makes and ends the handle, send.c and receive.c move messages, kept.c has those that
+ * were received, wait.c sleeps, poller.c waits on many, lookout.c has them waited for by a foreign loop. One thread at a
+ * time; no io_uring anywhere.
  */
 #ifndef BF_CLIENT_CLIENT_H
 #define BF_CLIENT_CLIENT_H
@@ -229,7 +230,7 @@ static inline bool client_is_leaving(const struct belfry_client *c)
     return c->large != NULL && c->large->state >= LARGE_LEAVING;
 }
 
-/* receive.c: keep a message of its own memory for belfry_release(). */
+/* kept.c: keep a message of its own memory for belfry_release(). */
 void bf_client_hand_out(struct belfry_client *c, struct client_stashed *stashed, belfry_message *m);
 
 /* cancel.c: stop waiting for a request: tell the server, and drop what still comes. 0 or -ENOMEM. */
@@ -247,13 +248,13 @@ bool bf_client_is_late(struct belfry_client *c, uint8_t kind, uint8_t flags, uin
 /* cancel.c: the connection is lost, and with it all that might still come. */
 void bf_client_forget_late(struct belfry_client *c);
 
-/* receive.c: keep a message of its own memory for belfry_receive(). */
+/* kept.c: keep a message of its own memory for belfry_receive(). */
 void bf_client_keep(struct belfry_client *c, struct client_stashed *stashed);
 
 /* receive.c: keep all that is in the ring. 0 or a code. */
 int bf_client_keep_all(struct belfry_client *c);
 
-/* receive.c: drop what is kept of the replies to a request. */
+/* kept.c: drop what is kept of the replies to a request. */
 void bf_client_drop_stashed(struct belfry_client *c, uint64_t id);
 
 /* poller.c: remember that this member has news, for the next flush. */

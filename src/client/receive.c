@@ -1,105 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * receive.c: a message's last stop: belfry_receive, belfry_call, belfry_release.
- *
- * A message is handed out in place. Its room is given back to the server when it and all before it are released, so a
- * small queue remembers what is out (`held`). Only what arrives during somebody else's call is copied (`stash`).
+ * receive.c: a message's last stop: belfry_receive, belfry_call. What becomes of it then is in kept.h.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/block.h"
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
+#include "client/kept.h"
 #include "client/reconnect.h"
-
-/* --- held: room is freed oldest first ------------------------------------------------------------------------------ */
-
-static struct client_held *held_at(const struct belfry_client *c, uint64_t number)
-{
-    return &c->held[number & (c->held_capacity - 1)];
-}
-
-static int held_grow(struct belfry_client *c)
-{
-    uint32_t capacity = c->held_capacity * 8;
-    struct client_held *held = malloc(capacity * sizeof *held);
-    if (held == NULL)
-        return bf_error(-ENOMEM, "no memory to remember %u received messages: release some", capacity);
-    for (uint64_t i = c->held_first; i < c->held_next; i++)
-        held[i & (capacity - 1)] = *held_at(c, i);
-    if (c->held != c->held_few)
-        free(c->held);
-    c->held = held;
-    c->held_capacity = capacity;
-    return 0;
-}
-
-/* Remember that everything up to `end` has been read. Returns its number, or a code. */
-static bf_inlined int64_t held_push(struct belfry_client *c, uint64_t end)
-{
-    if (bf_unlikely(c->held_next - c->held_first == c->held_capacity)) {
-        int rc = held_grow(c);
-        if (rc < 0)
-            return rc;
-    }
-    *held_at(c, c->held_next) = (struct client_held){.end = end};
-    return (int64_t)c->held_next++;
-}
-
-static void held_release(struct belfry_client *c, uint64_t number)
-{
-    held_at(c, number)->released = true;
-    while (c->held_first < c->held_next && held_at(c, c->held_first)->released)
-        ring_free(&c->in, held_at(c, c->held_first++)->end);
-    if (c->in.has_published)
-        client_tell(c, false); /* room is news */
-}
-
-/* A message with memory of its own, that was handed out. */
-static void stash_unlink(struct client_stashed *stashed)
-{
-    *stashed->at = stashed->next;
-    if (stashed->next != NULL)
-        stashed->next->at = stashed->at;
-}
-
-static void stash_release(struct client_stashed *stashed)
-{
-    stash_unlink(stashed);
-    bf_block_free(stashed);
-}
-
-/* Closing frees what is never released. */
-void bf_client_hand_out(struct belfry_client *c, struct client_stashed *stashed, belfry_message *m)
-{
-    stashed->next = c->stash_out;
-    stashed->at = &c->stash_out;
-    if (stashed->next != NULL)
-        stashed->next->at = &stashed->next;
-    c->stash_out = stashed;
-    *m = stashed->message;
-    m->cookie = (uintptr_t)stashed;
-}
-
-void belfry_release(belfry_client *c, belfry_message *m)
-{
-    uint64_t cookie = m->cookie;
-    *m = (belfry_message){0};
-    if (cookie == 0 || client_check(c) < 0)
-        return;
-    if ((cookie & 1) == 0) {
-        stash_release((struct client_stashed *)(uintptr_t)cookie);
-        return;
-    }
-    uint64_t number = cookie >> 1;
-    if (number >= c->held_first && number < c->held_next)
-        held_release(c, number);
-    else if (c->reconnect != NULL)
-        bf_reconnect_release(c, number);
-}
 
 /* --- one entry ----------------------------------------------------------------------------------------------------- */
 
@@ -197,40 +107,6 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
     }
 }
 
-void bf_client_keep(struct belfry_client *c, struct client_stashed *stashed)
-{
-    stashed->next = NULL;
-    if (c->stash_last != NULL)
-        c->stash_last->next = stashed;
-    else
-        c->stash_first = stashed;
-    c->stash_last = stashed;
-}
-
-/* Copy a message that is not for the call that found it, and free its room. */
-static int stash(struct belfry_client *c, belfry_message *m)
-{
-    struct client_stashed *stashed;
-    if ((m->cookie & 1) == 0) { /* it has memory of its own already */
-        stashed = (struct client_stashed *)(uintptr_t)m->cookie;
-        stash_unlink(stashed);
-    } else {
-        stashed = bf_block_alloc(sizeof *stashed + m->size);
-        if (stashed == NULL) { /* as if it had not been read */
-            c->held_next--;
-            c->in.position = c->taken_at;
-            return bf_error(-ENOMEM, "no memory to keep a message of %zu bytes", m->size);
-        }
-        memcpy(stashed->data, m->data, m->size);
-        stashed->message = *m;
-        stashed->message.data = stashed->data;
-        belfry_release(c, m);
-    }
-    *m = (belfry_message){0};
-    bf_client_keep(c, stashed);
-    return 0;
-}
-
 int bf_client_keep_all(struct belfry_client *c)
 {
     belfry_message m;
@@ -238,52 +114,9 @@ int bf_client_keep_all(struct belfry_client *c)
     while (rc == 0 && !ring_is_empty(&c->in)) {
         rc = take_from_ring(c, &m);
         if (rc > 0)
-            rc = stash(c, &m);
+            rc = bf_client_stash(c, &m);
     }
     return rc;
-}
-
-/* Does it answer this request? A push answers none, whatever its id. */
-static bool answers(const belfry_message *m, uint64_t id)
-{
-    return m->id == id && m->kind != BELFRY_PUSH;
-}
-
-/* Take the first that answers request `id` out of the stash; 0: the first of all. NULL: none. */
-static struct client_stashed *stash_take(struct belfry_client *c, uint64_t id)
-{
-    struct client_stashed *before = NULL, *stashed = c->stash_first;
-    while (stashed != NULL && id != 0 && !answers(&stashed->message, id)) {
-        before = stashed;
-        stashed = stashed->next;
-    }
-    if (stashed == NULL)
-        return NULL;
-    if (before == NULL)
-        c->stash_first = stashed->next;
-    else
-        before->next = stashed->next;
-    if (c->stash_last == stashed)
-        c->stash_last = before;
-    return stashed;
-}
-
-void bf_client_drop_stashed(struct belfry_client *c, uint64_t id)
-{
-    struct client_stashed *stashed;
-    while ((stashed = stash_take(c, id)) != NULL) {
-        c->late_replies++;
-        bf_block_free(stashed);
-    }
-}
-
-static bool take_from_stash(struct belfry_client *c, uint64_t id, belfry_message *m)
-{
-    struct client_stashed *stashed = stash_take(c, id);
-    if (stashed == NULL)
-        return false;
-    bf_client_hand_out(c, stashed, m);
-    return true;
 }
 
 /* --- waiting ------------------------------------------------------------------------------------------------------- */
@@ -354,7 +187,7 @@ static void polling_paid(struct belfry_client *c, bool polling)
 /* A message for somebody else came: keep it. That may go on for ever, so the deadline is looked at here, too. */
 static int keep(struct belfry_client *c, belfry_message *m, int64_t deadline_ns)
 {
-    int rc = stash(c, m);
+    int rc = bf_client_stash(c, m);
     return rc == 0 && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns ? -ETIMEDOUT : rc;
 }
 
@@ -371,7 +204,7 @@ int belfry_receive(belfry_client *c, belfry_message *m, int64_t deadline)
     if (bf_unlikely(rc < 0))
         return rc;
     for (;;) {
-        if (bf_unlikely(c->stash_first != NULL) && take_from_stash(c, 0, m))
+        if (bf_unlikely(c->stash_first != NULL) && bf_client_take_stashed(c, 0, m))
             return 0;
         if (bf_unlikely(c->wanted != 0) && client_is_busy(c) && (rc = let_leave(c)) < 0)
             return rc; /* here, too: something may arrive all the time */
@@ -500,7 +333,7 @@ static int await_reply(struct belfry_client *c, uint64_t id, belfry_message *rep
     for (;;) {
         if (bf_unlikely(c->reconnect != NULL) && epoch != c->reconnect->epoch) {
             epoch = c->reconnect->epoch;
-            if (take_from_stash(c, id, reply)) /* what the last connection left behind */
+            if (bf_client_take_stashed(c, id, reply)) /* what the last connection left behind */
                 break;
         }
         int rc = take_from_ring(c, reply);
@@ -563,7 +396,7 @@ static int call(belfry_client *c, const void *data, size_t size, belfry_message 
         bf_unlikely(large) ? call_send_large(c, data, size, &id, deadline) : call_send(c, data, size, &id, deadline);
     if (bf_unlikely(rc < 0))
         return c->reconnect != NULL ? call_failed(c, id, rc) : rc;
-    if (bf_unlikely(large) && take_from_stash(c, id, reply)) /* refused before all of it had left */
+    if (bf_unlikely(large) && bf_client_take_stashed(c, id, reply)) /* refused before all of it had left */
         return reply->status < 0 ? failed(c, reply) : 0;
     rc = await(c, id, reply, deadline);
     return bf_unlikely(rc < 0) ? call_failed(c, id, rc) : 0;
@@ -610,7 +443,7 @@ int belfry_await(belfry_client *c, uint64_t id, belfry_message *reply, int64_t d
         return rc;
     if (id == 0 || id >= c->next_id)
         return bf_error(-ENOENT, "this connection has sent no request %llu", (unsigned long long)id);
-    if (take_from_stash(c, id, reply))
+    if (bf_client_take_stashed(c, id, reply))
         return reply->status < 0 ? failed(c, reply) : 0;
     return await(c, id, reply, deadline);
 }

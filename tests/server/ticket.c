@@ -263,6 +263,8 @@ Test(ticket, streams_replies_from_a_handler)
     belfry_release(c, &m);
     expect_answer(c, id, BELFRY_MORE, "two");
     expect_answer(c, id, 0, "three");
+    expect(eventually(load_acquire(&seen.handled) ==
+                      1)); /* it has seen the third before the handler is told of a fourth */
     expect_eq(seen.rc[0], BELFRY_EANSWERED);
     expect_silence(c);
     end(c);
