@@ -39,3 +39,8 @@ void bf_block_free(void *block)
     else
         free(head);
 }
+
+bool bf_block_is_mapped(const void *block)
+{
+    return ((const struct head *)block - 1)->mapped_bytes > 0;
+}

@@ -8,10 +8,14 @@
 #ifndef BF_BASE_BLOCK_H
 #define BF_BASE_BLOCK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Aligned to 16. NULL: no memory. Any thread. */
 void *bf_block_alloc(size_t bytes);
 void bf_block_free(void *block); /* NULL is accepted */
+
+/* Is it a map of its own, which the kernel clears as it is written to? */
+bool bf_block_is_mapped(const void *block);
 
 #endif

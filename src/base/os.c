@@ -324,11 +324,23 @@ int bf_os_locked(int fd)
 
 /* --- memory --- */
 
+#define PAGE_BYTES ((size_t)4096)
+#define HUGE_BYTES ((size_t)2 << 20)
+
 void *bf_os_map_memory(size_t bytes)
 {
-    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t more = bytes >= HUGE_BYTES ? HUGE_BYTES : 0; /* so that it can begin where a huge page does */
+    uint8_t *at = mmap(NULL, bytes + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED)
         return NULL;
+    if (more > 0) {
+        size_t before = (HUGE_BYTES - (uintptr_t)at % HUGE_BYTES) % HUGE_BYTES;
+        size_t used = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+        if (before > 0)
+            munmap(at, before);
+        munmap(at + before + used, more - before - (used - bytes));
+        at += before;
+    }
     madvise(at, bytes, MADV_HUGEPAGE); /* a wish */
     return at;
 }

@@ -9,6 +9,7 @@
 #include "io/reactor.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -18,6 +19,7 @@
 #define SUBMISSIONS 256u
 #define COMPLETIONS_MAX 65536u
 #define NS_PER_S 1000000000ll
+#define PAGE_BYTES 4096u
 
 enum tag_kind { TAG_QUIET = 0, TAG_WATCH = 1, TAG_BELL = 2, TAG_MAILBOX = 3, TAG_OWNED = 4, TAG_ALARM = 5 };
 
@@ -137,6 +139,15 @@ int bf_reactor_start(struct bf_reactor *r, void *const *owners, const struct io_
         sqe->user_data = tag_owner(owners[i]);
     }
     return 0;
+}
+
+void bf_reactor_populate(struct bf_reactor *r, const void *owner, void *at, size_t bytes)
+{
+    INVARIANT(bytes <= REACTOR_POPULATE_MAX);
+    struct io_uring_sqe *sqe = bf_uring_entry(&r->uring);
+    size_t into = (uintptr_t)at % PAGE_BYTES;
+    io_uring_prep_madvise(sqe, (uint8_t *)at - into, (uint32_t)(bytes + into), MADV_POPULATE_WRITE);
+    sqe->user_data = tag_owner(owner);
 }
 
 void bf_reactor_cancel_owned(struct bf_reactor *r, const void *owner)

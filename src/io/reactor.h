@@ -74,6 +74,13 @@ void bf_reactor_cancel_mailbox(struct bf_reactor *r);
 int bf_reactor_start(struct bf_reactor *r, void *const *owners, const struct io_uring_sqe *sqes, unsigned count);
 void bf_reactor_cancel_owned(struct bf_reactor *r, const void *owner);
 
+/*
+ * Have the kernel give pages to memory of ours, on a thread of its own, so that writing to it does not wait; at most
+ * REACTOR_POPULATE_MAX bytes. Comes as an event with its owner, with 0 or -errno.
+ */
+#define REACTOR_POPULATE_MAX (64u << 20)
+void bf_reactor_populate(struct bf_reactor *r, const void *owner, void *at, size_t bytes);
+
 /* Wake everybody who waits on a word. */
 void bf_reactor_wake(struct bf_reactor *r, const uint32_t *word);
 

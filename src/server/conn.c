@@ -19,7 +19,6 @@
 #define BUDGET_BYTES 262144u
 #define ECHOES_MAX 64u
 #define ADMISSIONS_MAX 2 /* of large messages: each may be a map, and a huge page to be cleared */
-#define WHOLE_STEP_BYTES (2ull << 20)
 
 struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
 {
@@ -43,28 +42,11 @@ static void clear_outbox(struct belfry_conn *conn)
     conn->halted &= (uint8_t)~HALTED_BY_OUTBOX;
 }
 
-void bf_conn_forget_whole(struct belfry_conn *conn)
-{
-    struct belfry_server *server = conn->shard->server;
-    if (conn->whole_charged > 0)
-        sub_acq_rel(&server->whole_bytes, conn->whole_charged);
-    conn->whole_charged = 0;
-    conn->whole.data = NULL;
-}
-
-static void drop_whole(struct belfry_conn *conn)
-{
-    void *block = conn->whole.data;
-    bf_conn_forget_whole(conn);
-    bf_block_free(block);
-    conn->whole.open = false;
-}
-
 void bf_conn_free(struct belfry_conn *conn)
 {
     INVARIANT(conn->tickets == NULL);
     clear_outbox(conn);
-    drop_whole(conn);
+    bf_whole_drop(conn);
     bf_arena_free(&conn->shard->arena, conn);
 }
 
@@ -154,8 +136,7 @@ static inline void hand_over(struct belfry_conn *conn, const belfry_message *mes
     }
 }
 
-/* 0, or the end of a conn whose client did what cannot be. */
-static int refuse(struct belfry_conn *conn, uint8_t kind, uint64_t id, int status)
+int bf_conn_refuse(struct belfry_conn *conn, uint8_t kind, uint64_t id, int status)
 {
     if (kind != BELFRY_REQUEST)
         return 0;
@@ -169,7 +150,7 @@ static int hand_over_in_time(struct belfry_conn *conn, const belfry_message *mes
     int64_t deadline_ns = (int64_t)message->cookie;
     if (shard->options->skip_expired && deadline_ns != 0 && bf_os_now_ns() >= deadline_ns) {
         counter_add(&shard->counters->expired, 1);
-        return refuse(conn, (uint8_t)message->kind, message->id, -ETIMEDOUT);
+        return bf_conn_refuse(conn, (uint8_t)message->kind, message->id, -ETIMEDOUT);
     }
     hand_over(conn, message);
     return 1;
@@ -181,8 +162,8 @@ static int take_cancel(struct belfry_conn *conn, const struct ring_entry *e)
     struct bf_shard *shard = conn->shard;
     counter_add(&shard->counters->cancels, 1);
     bf_tickets_cancel(conn, e->id, -ECANCELED);
-    if (conn->whole.open && conn->whole.id == e->id) /* given up while it was on its way */
-        drop_whole(conn);
+    if (conn->whole.parts.open && conn->whole.parts.id == e->id) /* given up while it was on its way */
+        bf_whole_drop(conn);
     uint64_t dropped = outbox_drop_request(&conn->outbox, e->id, &shard->arena);
     counter_add(&shard->counters->outbox_bytes, -(int64_t)dropped);
     if (dropped > 0 && outbox_is_empty(&conn->outbox))
@@ -200,92 +181,30 @@ static int take_extended(struct belfry_conn *conn, const struct ring_entry *e)
     if (block == BELFRY_EPROTO)
         return -BELFRY_END_PEER_FAULT;
     if (block < 0)
-        return refuse(conn, e->kind, e->id, block);
+        return bf_conn_refuse(conn, e->kind, e->id, block);
     belfry_message message = {.data = (const uint8_t *)e->data + block,
                               .size = e->bytes - (uint32_t)block,
                               .id = e->id,
                               .kind = e->kind,
                               .cookie = (uint64_t)x.deadline_ns};
     if (message.size > conn->shard->pool.lobby->geometry.message_bytes_max)
-        return refuse(conn, e->kind, e->id, BELFRY_ETOOBIG);
+        return bf_conn_refuse(conn, e->kind, e->id, BELFRY_ETOOBIG);
     return hand_over_in_time(conn, &message);
-}
-
-/*
- * Count what will have arrived, in steps of what the kernel gives at a time: addresses cost nothing, and a client that
- * sends the first part of something huge must not keep others from theirs.
- */
-static bool charge(struct belfry_conn *conn, uint64_t bytes)
-{
-    struct belfry_server *server = conn->shard->server;
-    struct parts_in *whole = &conn->whole;
-    uint64_t steps = (whole->have + bytes + WHOLE_STEP_BYTES - 1) / WHOLE_STEP_BYTES * WHOLE_STEP_BYTES;
-    uint64_t wanted = bf_min(whole->bytes, steps);
-    if (bf_likely(wanted <= conn->whole_charged))
-        return true;
-    uint64_t more = wanted - conn->whole_charged;
-    if (add_release(&server->whole_bytes, more) + more > server->options.whole_bytes_max) {
-        sub_acq_rel(&server->whole_bytes, more);
-        return false;
-    }
-    conn->whole_charged = wanted;
-    return true;
-}
-
-/* There is no memory for it: what has arrived is dropped, and what will is let pass. */
-static int refuse_whole(struct belfry_conn *conn, int status)
-{
-    uint8_t kind = conn->whole.kind;
-    bf_block_free(conn->whole.data);
-    bf_conn_forget_whole(conn);
-    counter_add(&conn->shard->counters->whole_refused, 1);
-    return refuse(conn, kind, conn->whole.id, status);
-}
-
-/* The first part is here: room for the whole, or a refusal at once. */
-static int admit_whole(struct belfry_conn *conn)
-{
-    struct parts_in *whole = &conn->whole;
-    if (whole->kind != BELFRY_REQUEST && whole->kind != BELFRY_ONE_WAY)
-        return -BELFRY_END_PEER_FAULT;
-    if (whole->bytes > conn->shard->options->message_bytes_max)
-        return refuse(conn, whole->kind, whole->id, BELFRY_ETOOBIG);
-    whole->data = bf_block_alloc(whole->bytes);
-    return whole->data == NULL ? refuse_whole(conn, -ENOMEM) : 0;
 }
 
 static int take_part(struct belfry_conn *conn, const struct ring_entry *e)
 {
-    struct parts_in *whole = &conn->whole;
-    uint32_t block = 0;
-    int rc = 0;
-    if (e->flags == BELFRY_FLAG_EXTENDED)
-        rc = parts_open(whole, e, &block) < 0 ? -BELFRY_END_PEER_FAULT : admit_whole(conn);
-    else if (e->flags != 0)
-        rc = -BELFRY_END_PEER_FAULT;
-    if (rc == 0 && whole->data != NULL && !charge(conn, e->bytes - block))
-        rc = refuse_whole(conn, -ENOBUFS);
-    if (rc < 0)
+    belfry_message message;
+    int rc = bf_whole_take(conn, e, &message);
+    if (rc <= 0)
         return rc;
-    rc = parts_take(whole, e, block);
-    if (rc < 0)
-        return -BELFRY_END_PEER_FAULT;
-    if (rc > 0 && whole->data != NULL) {
-        belfry_message message = {.data = whole->data,
-                                  .size = whole->bytes,
-                                  .id = whole->id,
-                                  .kind = whole->kind,
-                                  .cookie = (uint64_t)whole->deadline_ns};
-        int handed_over = hand_over_in_time(conn, &message);
-        drop_whole(conn);
-        return handed_over;
-    }
-    whole->open = rc == 0;
-    return 0;
+    rc = hand_over_in_time(conn, &message);
+    bf_whole_drop(conn);
+    return rc;
 }
 
 /* What is neither a plain request nor a plain one-way message. */
-static int dispatch_rest(struct belfry_conn *conn, const struct ring_entry *e)
+static __attribute__((noinline)) int dispatch_rest(struct belfry_conn *conn, const struct ring_entry *e)
 {
     if (e->kind == BELFRY_BYE)
         return -BELFRY_END_LEFT;
@@ -300,13 +219,15 @@ static int dispatch_rest(struct belfry_conn *conn, const struct ring_entry *e)
     return bf_conn_fail(conn, e->id, BELFRY_EUNSUPPORTED, NULL) == BELFRY_EPROTO ? -BELFRY_END_PEER_FAULT : 0;
 }
 
-/* One entry. 1: handed over; 0: refused or dropped; or -enum belfry_end. */
-static int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
+/* One entry. 1: handed over; 0: refused or dropped; -WHOLE_LATER: not read; or -enum belfry_end. */
+static bf_inlined int dispatch(struct belfry_conn *conn, const struct ring_entry *e)
 {
-    if (bf_unlikely(e->flags != 0 || (e->kind != BELFRY_REQUEST && e->kind != BELFRY_ONE_WAY)))
-        return dispatch_rest(conn, e);
+    if (bf_unlikely(e->flags != 0 || (e->kind != BELFRY_REQUEST && e->kind != BELFRY_ONE_WAY))) {
+        const struct ring_entry rest = *e; /* so that `e` can stay in registers */
+        return dispatch_rest(conn, &rest);
+    }
     if (bf_unlikely(e->bytes > conn->shard->pool.lobby->geometry.message_bytes_max))
-        return refuse(conn, e->kind, e->id, BELFRY_ETOOBIG);
+        return bf_conn_refuse(conn, e->kind, e->id, BELFRY_ETOOBIG);
     belfry_message message = {.data = e->data, .size = e->bytes, .id = e->id, .kind = e->kind};
     hand_over(conn, &message);
     return 1;
@@ -323,8 +244,8 @@ static __attribute__((cold, noinline)) bool may_read_all_the_same(const struct b
         return false;
     if (conn->dying != BELFRY_END_NONE) /* what it committed is handled, and then it is over */
         return (conn->halted & HALTED_BY_OUTBOX) == 0;
-    if (conn->halted == HALTED_BY_DRAIN && kind == BELFRY_PART && flags == 0)
-        return conn->whole.open;
+    if (conn->halted == HALTED_BY_DRAIN && kind == BELFRY_PART)
+        return conn->whole.parts.open && (flags == 0 || conn->whole.first_waits);
     return kind == BELFRY_BYE || (kind == BELFRY_CANCEL && conn->outbox.echoes < ECHOES_MAX);
 }
 
@@ -363,7 +284,7 @@ static int read_ring(struct belfry_conn *conn)
         counter_add(&counters->messages_in, handed_over);
         counter_add(&counters->bytes_in, (int64_t)bytes);
     }
-    return rc < 0 ? rc : count;
+    return rc < 0 && bf_likely(rc != -WHOLE_LATER) ? rc : count;
 }
 
 /* Has the outbox passed one of its marks? The user is told outside of handlers, so that he is in none twice. */

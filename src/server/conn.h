@@ -5,12 +5,12 @@
 
 #include "base/check.h"
 #include "server/shard.h"
-#include "shm/parts.h"
+#include "server/whole.h"
 
 #define FAILURE_TEXT_MAX 255u
 
 /* Why nothing more is read from a conn, in bits. */
-enum { HALTED_BY_KICK = 1, HALTED_BY_TICKETS = 2, HALTED_BY_OUTBOX = 4, HALTED_BY_DRAIN = 8 };
+enum { HALTED_BY_KICK = 1, HALTED_BY_TICKETS = 2, HALTED_BY_OUTBOX = 4, HALTED_BY_DRAIN = 8, HALTED_BY_PAGES = 16 };
 
 /* Where belfry_reply_reserve() put what the handler is writing. */
 enum conn_reservation { RESERVED_NONE, RESERVED_RING, RESERVED_OUTBOX, RESERVED_NOWHERE };
@@ -39,8 +39,7 @@ struct belfry_conn {
     enum conn_reservation reservation;
     uint64_t reservation_bytes;
     struct outbox_message *reserved_message;
-    struct parts_in whole;  /* a message that arrives in parts; its data is a block */
-    uint64_t whole_charged; /* of its bytes, counted in the server's whole_bytes */
+    struct bf_whole whole;
     uint32_t pid;
     uint32_t ticket_count; /* requests of it that are deferred, or whose holder has not come back yet */
     struct ticket_record *tickets;
@@ -97,8 +96,8 @@ int bf_conn_fail(struct belfry_conn *conn, uint64_t id, int status, const char *
 /* The same for one that lies in memory already; takes it over. */
 void bf_conn_say_message(struct belfry_conn *conn, struct outbox_message *message);
 
-/* The block of the message that came in parts is somebody else's now, or gone. */
-void bf_conn_forget_whole(struct belfry_conn *conn);
+/* A request that is not handed over fails with `status`. 0, or -BELFRY_END_PEER_FAULT: its client did what cannot be. */
+int bf_conn_refuse(struct belfry_conn *conn, uint8_t kind, uint64_t id, int status) __attribute__((cold));
 
 /* Why `m` may not be answered: BELFRY_EANSWERED or BELFRY_ETHREAD. */
 int bf_conn_not_open(const struct belfry_conn *conn, const belfry_message *m) __attribute__((cold));

@@ -66,5 +66,5 @@ bool bf_conn_is_drained(struct belfry_conn *conn)
         if (!record->cancelled)
             return false;
     bool read = (conn->halted & HALTED_BY_DRAIN) != 0 || ring_is_empty(&conn->in);
-    return read && outbox_is_empty(&conn->outbox) && !conn->whole.open;
+    return read && outbox_is_empty(&conn->outbox) && !conn->whole.parts.open;
 }

@@ -7,8 +7,6 @@
  */
 #include "server/io.h"
 
-#include <belfry/uring.h>
-
 #include "base/check.h"
 #include "base/error.h"
 #include "base/os.h"
@@ -59,6 +57,12 @@ void bf_io_done(struct bf_shard *s, const struct bf_event *event)
     if (!event->more)
         list_remove(s, io);
     io->on_done(io, event->result, event->flags, io->user); /* from here on *io may be gone */
+}
+
+void bf_io_populate(struct bf_shard *s, belfry_io *io, void *at, size_t bytes)
+{
+    list_put(s, io);
+    bf_reactor_populate(&s->reactor, io, at, bytes);
 }
 
 void bf_io_stop(struct bf_shard *s)

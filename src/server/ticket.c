@@ -107,10 +107,8 @@ static void unlink_from_conn(struct ticket_record *record)
 static int copy_message(struct belfry_conn *conn, const belfry_message *m, belfry_message *copy)
 {
     *copy = *m;
-    if (conn->whole.data != NULL && m->data == conn->whole.data) {
-        bf_conn_forget_whole(conn);
+    if (bf_whole_give(conn, m->data))
         return 0;
-    }
     void *data = bf_block_alloc(m->size);
     if (data == NULL)
         return bf_error(-ENOMEM, "no memory for a copy of a request of %zu bytes", m->size);

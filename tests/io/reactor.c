@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -550,4 +551,31 @@ Test(reactor, cancels_for_an_owner)
     expect_eq(event.result, -ECANCELED);
     close(pipes[0]);
     close(pipes[1]);
+}
+
+static long faults(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_minflt;
+}
+
+/* The part of a page at either end, too. */
+Test(reactor, has_the_kernel_give_pages_to_memory)
+{
+    const size_t pages = 16, page = 4096;
+    uint8_t *map = mmap(NULL, pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int mine;
+    bf_reactor_populate(&scene.reactor, &mine, map + page - 1, (pages - 2) * page + 2);
+    struct bf_event event = next_event();
+    expect_eq(event.kind, BF_EVENT_OWNED);
+    expect(event.owner == &mine && event.result == 0 && !event.more);
+    long before = faults();
+    for (size_t i = 0; i < pages; i++)
+        map[i * page] = 1;
+    expect_eq(faults(), before);
+    munmap(map, pages * page);
+    bf_reactor_populate(&scene.reactor, &mine, map, page);
+    event = next_event();
+    expect(event.owner == &mine && event.result == -ENOMEM);
 }

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/* whole.c: see whole.h. */
+#include "server/whole.h"
+
+#include <errno.h>
+
+#include "base/block.h"
+#include "server/conn.h"
+#include "server/io.h"
+#include "server/server.h"
+
+#define STEP_BYTES_MIN (2ull << 20) /* a huge page */
+#define STEP_BYTES_MAX (16ull << 20)
+
+/* --- what it counts for -------------------------------------------------------------------------------------------- */
+
+static void forget(struct belfry_conn *conn)
+{
+    struct bf_whole *whole = &conn->whole;
+    if (whole->charged > 0)
+        sub_acq_rel(&conn->shard->server->whole_bytes, whole->charged);
+    whole->charged = 0;
+    whole->parts.data = NULL;
+}
+
+/* Count so many of its bytes. False: then too much would be arriving. */
+static bool charge(struct belfry_conn *conn, uint64_t bytes)
+{
+    struct belfry_server *server = conn->shard->server;
+    struct bf_whole *whole = &conn->whole;
+    if (bf_likely(bytes <= whole->charged))
+        return true;
+    uint64_t more = bytes - whole->charged;
+    if (add_release(&server->whole_bytes, more) + more > server->options.whole_bytes_max) {
+        sub_acq_rel(&server->whole_bytes, more);
+        return false;
+    }
+    whole->charged = bytes;
+    return true;
+}
+
+/* --- its pages ------------------------------------------------------------------------------------------------------ */
+
+struct whole_pages {
+    belfry_io io;
+    struct bf_shard *shard;
+    struct belfry_conn *conn; /* NULL: it is gone, or wants the message no longer */
+    void *block;              /* to be freed then */
+    uint64_t ready;           /* what will be */
+};
+
+/* The conn's next part may be read. */
+static void go_on(struct belfry_conn *conn)
+{
+    conn->halted &= (uint8_t)~HALTED_BY_PAGES;
+    store_relaxed(&conn->slot->lobby->parked, 0); /* it is polled again */
+    bf_shard_heat(conn->shard, conn->slot);
+}
+
+/* A failure but for want of memory: then they come as they are written to. */
+static void on_pages(belfry_io *io, int32_t result, uint32_t cqe_flags, void *user)
+{
+    struct whole_pages *pages = user;
+    struct belfry_conn *conn = pages->conn;
+    (void)io, (void)cqe_flags;
+    if (conn == NULL) {
+        bf_block_free(pages->block);
+    } else {
+        conn->whole.pages = NULL;
+        conn->whole.ready = result == 0 ? pages->ready : conn->whole.parts.bytes;
+        conn->whole.starved = result == -ENOMEM;
+        go_on(conn);
+    }
+    bf_arena_free(&pages->shard->arena, pages);
+}
+
+/* Where the next step ends: with a huge page, or with the message. Steps double, so that a long message is ahead of its
+   parts, and a short one, or one that stops, has not taken much. */
+static uint64_t next_step(const struct bf_whole *whole)
+{
+    uint64_t step = bf_min(bf_max(whole->ready, STEP_BYTES_MIN), STEP_BYTES_MAX);
+    uintptr_t data = (uintptr_t)whole->parts.data;
+    if (whole->parts.bytes - whole->ready <= step + STEP_BYTES_MIN / 16) /* no step of its own for a few pages */
+        return whole->parts.bytes;
+    return (data + whole->ready + step) / STEP_BYTES_MIN * STEP_BYTES_MIN - data;
+}
+
+static void ask_for_pages(struct belfry_conn *conn, uint64_t end)
+{
+    struct bf_whole *whole = &conn->whole;
+    struct bf_shard *shard = conn->shard;
+    struct whole_pages *pages = bf_arena_alloc(&shard->arena, sizeof *pages);
+    if (pages == NULL) {
+        whole->ready = whole->parts.bytes;
+        return;
+    }
+    *pages = (struct whole_pages){.shard = shard, .conn = conn, .block = whole->parts.data, .ready = end};
+    belfry_io_init(&pages->io, on_pages, pages);
+    whole->pages = pages;
+    bf_io_populate(shard, &pages->io, whole->parts.data + whole->ready, end - whole->ready);
+}
+
+/* Ask for the next step when it is wanted, or half as much as that is left of the last. 0 or -ENOBUFS. */
+static int look_ahead(struct belfry_conn *conn, uint64_t wanted)
+{
+    struct bf_whole *whole = &conn->whole;
+    if (whole->pages != NULL || whole->ready == whole->parts.bytes)
+        return 0;
+    uint64_t end = next_step(whole);
+    if (wanted <= whole->ready && whole->parts.have + (end - whole->ready) / 2 < whole->ready)
+        return 0;
+    if (!charge(conn, end))
+        return -ENOBUFS;
+    ask_for_pages(conn, end);
+    return 0;
+}
+
+/*
+ * Is there a place for the first `bytes` of it? What the kernel was not asked for counts by the huge page: addresses cost
+ * nothing, and a client that sends the first part of something huge must not keep others from theirs. 0; -WHOLE_LATER;
+ * -ENOMEM; -ENOBUFS: whole_bytes_max is reached.
+ */
+static int make_room(struct belfry_conn *conn, uint64_t bytes)
+{
+    struct bf_whole *whole = &conn->whole;
+    int rc = whole->starved ? -ENOMEM : look_ahead(conn, bytes);
+    if (rc < 0)
+        return rc;
+    if (bytes > whole->ready && conn->dying == BELFRY_END_NONE) { /* whoever is gone is not waited for */
+        conn->halted |= HALTED_BY_PAGES;
+        return -WHOLE_LATER;
+    }
+    uint64_t pages = (bytes + STEP_BYTES_MIN - 1) / STEP_BYTES_MIN * STEP_BYTES_MIN;
+    return bytes <= whole->charged || charge(conn, bf_min(pages, whole->parts.bytes)) ? 0 : -ENOBUFS;
+}
+
+/* --- its parts ------------------------------------------------------------------------------------------------------ */
+
+void bf_whole_drop(struct belfry_conn *conn)
+{
+    struct bf_whole *whole = &conn->whole;
+    void *block = whole->parts.data;
+    forget(conn);
+    whole->parts.open = whole->first_waits = whole->starved = false;
+    if (whole->pages != NULL)
+        whole->pages->conn = NULL; /* frees it */
+    else
+        bf_block_free(block);
+    whole->pages = NULL;
+}
+
+bool bf_whole_give(struct belfry_conn *conn, const void *data)
+{
+    if (conn->whole.parts.data == NULL || conn->whole.parts.data != data || conn->whole.pages != NULL)
+        return false;
+    forget(conn);
+    return true;
+}
+
+/* There is no memory for it: what has arrived is dropped, and what will is let pass. */
+static int refuse(struct belfry_conn *conn, int status)
+{
+    const struct parts_in parts = conn->whole.parts;
+    bf_whole_drop(conn);
+    conn->whole.parts = parts;
+    conn->whole.parts.data = NULL;
+    counter_add(&conn->shard->counters->whole_refused, 1);
+    return bf_conn_refuse(conn, parts.kind, parts.id, status);
+}
+
+/* The first part is here: room for the whole, or a refusal at once. */
+static int admit(struct belfry_conn *conn)
+{
+    struct bf_whole *whole = &conn->whole;
+    struct parts_in *parts = &whole->parts;
+    if (parts->kind != BELFRY_REQUEST && parts->kind != BELFRY_ONE_WAY)
+        return -BELFRY_END_PEER_FAULT;
+    if (parts->bytes > conn->shard->options->message_bytes_max)
+        return bf_conn_refuse(conn, parts->kind, parts->id, BELFRY_ETOOBIG);
+    parts->data = bf_block_alloc(parts->bytes);
+    if (parts->data == NULL)
+        return refuse(conn, -ENOMEM);
+    whole->ready = bf_block_is_mapped(parts->data) ? 0 : parts->bytes;
+    return 0;
+}
+
+/* What a first part says. *block is what its payload is behind. */
+static int open_whole(struct belfry_conn *conn, const struct ring_entry *e, uint32_t *block)
+{
+    struct bf_whole *whole = &conn->whole;
+    struct extension x;
+    if (!whole->first_waits)
+        return parts_open(&whole->parts, e, block) < 0 ? -BELFRY_END_PEER_FAULT : admit(conn);
+    int rc = extension_read(e, &x); /* what it said of the whole stands */
+    if (rc < 0)
+        return -BELFRY_END_PEER_FAULT;
+    whole->first_waits = false;
+    *block = (uint32_t)rc;
+    return 0;
+}
+
+int bf_whole_take(struct belfry_conn *conn, const struct ring_entry *e, belfry_message *m)
+{
+    struct parts_in *parts = &conn->whole.parts;
+    uint32_t block = 0;
+    int rc = 0;
+    if (e->flags == BELFRY_FLAG_EXTENDED)
+        rc = open_whole(conn, e, &block);
+    else if (e->flags != 0 || conn->whole.first_waits)
+        rc = -BELFRY_END_PEER_FAULT;
+    if (rc == 0 && parts->data != NULL) {
+        rc = make_room(conn, bf_min(parts->have + e->bytes - block, parts->bytes));
+        if (rc == -WHOLE_LATER)
+            conn->whole.first_waits = block > 0;
+        else if (rc < 0)
+            rc = refuse(conn, rc);
+    }
+    if (rc < 0)
+        return rc;
+    rc = parts_take(parts, e, block);
+    if (rc < 0)
+        return -BELFRY_END_PEER_FAULT;
+    parts->open = rc == 0;
+    if (rc == 0 || parts->data == NULL)
+        return 0;
+    *m = (belfry_message){.data = parts->data,
+                          .size = parts->bytes,
+                          .id = parts->id,
+                          .kind = parts->kind,
+                          .cookie = (uint64_t)parts->deadline_ns};
+    return 1;
+}
