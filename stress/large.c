@@ -3,19 +3,24 @@
  * belfry-large: one message of a gibibyte, and what it does to others.
  *
  * A client sends a large request to a server of one shard; a thread of the server computes its checksum and answers.
- * Then the same comes back the other way. Beside it a neighbour calls the same shard two thousand times per second, and
- * its latencies are counted apart for three situations, which take turns: nobody else is there; a third client calls as
- * fast as it can, with small messages; the large message is on its way. The peaks of memory are the kernel's.
+ * Then the same comes back the other way, timed from when it is answered. Beside it a neighbour calls the same shard two
+ * thousand times per second, and its latencies are counted apart for four situations, which take turns: nobody else is
+ * there; a third client calls as fast as it can, with small messages; the large message is on its way up, or down. How
+ * late the neighbour got a processor for its call stands beside that: of this only the kernel's scheduler knows. The
+ * peaks of memory are the kernel's.
  *
- *     belfry-large [BYTES [ROUNDS [corrupt]]]
+ *     belfry-large [BYTES [ROUNDS [yield | corrupt]]]
  *
- * Status: 0; 1: a checksum is wrong, or a call failed; 2: usage. `corrupt`: the server spoils one bit, so the status must be 1.
+ * Status: 0; 1: a checksum is wrong, or a call failed; 2: usage. `yield`: the large client, the busy one and the server's
+ * thread take only what the others leave of the processors (SCHED_IDLE), as if they had some of their own. `corrupt`: the
+ * server spoils one bit, so the status must be 1.
  */
 #include <belfry/client.h>
 #include <belfry/server.h>
 #include <errno.h>
 #include <ftw.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -37,24 +42,34 @@
 #define PHASE_MS 1000
 #define PATIENCE_MS 60000
 
-enum situation { ALONE, BUSY, LARGE, SITUATIONS, PAUSED = SITUATIONS, OVER };
+enum situation { ALONE, BUSY, UP, DOWN, SITUATIONS, PAUSED = SITUATIONS, OVER };
 
-static const char *const situation_names[SITUATIONS] = {"alone", "beside a busy client", "beside the large one"};
+static const char *const situation_names[SITUATIONS] = {"alone", "beside a busy client", "beside the way up",
+                                                        "beside the way down"};
 
 /* What the processes share. */
 static struct board {
     _Atomic int situation;
     _Atomic bool ready, failed;
-    struct histogram latency[SITUATIONS]; /* the neighbour's */
+    _Atomic int64_t answered_ns;          /* when the large answer was made and began its way */
+    struct histogram latency[SITUATIONS]; /* of the neighbour's calls */
+    struct histogram late[SITUATIONS];    /* from when each was due to its beginning */
 } * board;
 
 static char root[64];
-static bool corrupt;
+static bool corrupt, yielding;
 
 static void *map_bytes(size_t bytes, int flags)
 {
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
     return at == MAP_FAILED ? NULL : at;
+}
+
+static void yield_if_wanted(void)
+{
+    struct sched_param none = {0};
+    if (yielding && sched_setscheduler(0, SCHED_IDLE, &none) != 0)
+        perror("belfry-large: SCHED_IDLE");
 }
 
 /* Words that follow from their place. */
@@ -73,7 +88,7 @@ static uint32_t checksum(const void *data, size_t bytes)
 
 /* ---- the server: two threads, the shard's and one for what takes long ------------------------------------------- */
 
-enum { ECHO = 'e', UP = 'u', DOWN = 'd' };
+enum { ECHO = 'e', SUM = 's', FILL = 'f' };
 
 struct job {
     belfry_server *server;
@@ -81,12 +96,13 @@ struct job {
     belfry_message request;
 };
 
-/* UP: the checksum of all of it. DOWN: as many bytes as it asks for. */
+/* SUM: the checksum of all of it. FILL: as many bytes as it asks for. */
 static void *work(void *argument)
 {
     struct job *job = argument;
+    yield_if_wanted();
     const char *data = job->request.data;
-    if (data[0] == UP) {
+    if (data[0] == SUM) {
         uint32_t sum = checksum(data, job->request.size);
         belfry_complete(job->server, &job->ticket, &sum, sizeof sum);
     } else {
@@ -96,6 +112,7 @@ static void *work(void *argument)
         if (room != NULL) {
             fill(room, bytes);
             room[bytes / 2] ^= corrupt;
+            atomic_store(&board->answered_ns, belfry_now_ns());
             belfry_complete(job->server, &job->ticket, room, bytes);
             munmap(room, bytes);
         } else {
@@ -182,7 +199,7 @@ static bool echo(belfry_client *c)
     return same;
 }
 
-/* Calls at its pace. Each is timed from when it was due, so that what delays one call is not hidden from the next. */
+/* Calls at its pace. */
 static int neighbour(size_t unused)
 {
     (void)unused;
@@ -194,11 +211,14 @@ static int neighbour(size_t unused)
         due += PACE_NS;
         struct timespec at = {.tv_sec = due / 1000000000, .tv_nsec = due % 1000000000};
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+        int64_t begin = belfry_now_ns();
         if (!echo(c))
             return 1;
         int64_t now = belfry_now_ns();
-        if (situation < SITUATIONS && situation == atomic_load(&board->situation))
-            histogram_add(&board->latency[situation], (uint64_t)(now - due));
+        if (situation < SITUATIONS && situation == atomic_load(&board->situation)) {
+            histogram_add(&board->latency[situation], (uint64_t)(now - begin));
+            histogram_add(&board->late[situation], (uint64_t)(begin - due));
+        }
         if (now > due + 100 * PACE_NS) /* it was stopped: not everything after that is late */
             due = now;
     }
@@ -210,6 +230,7 @@ static int neighbour(size_t unused)
 static int busy(size_t unused)
 {
     (void)unused;
+    yield_if_wanted();
     belfry_client *c = attach();
     if (c == NULL)
         return 1;
@@ -255,11 +276,10 @@ static bool send_up(belfry_client *c, const char *data, size_t bytes, uint32_t s
 static bool get_down(belfry_client *c, size_t bytes, uint32_t sum)
 {
     belfry_message m;
-    uint64_t request[2] = {DOWN, bytes};
-    int64_t begin = belfry_now_ns();
+    uint64_t request[2] = {FILL, bytes};
     if (belfry_call(c, request, sizeof request, &m, belfry_in_ms(PATIENCE_MS)) < 0)
         return failed_call("down");
-    int64_t ns = belfry_now_ns() - begin;
+    int64_t ns = belfry_now_ns() - atomic_load(&board->answered_ns);
     bool right = m.size == bytes && checksum(m.data, m.size) == sum;
     belfry_release(c, &m);
     return report("down", bytes, ns, right);
@@ -271,6 +291,24 @@ static void be_in(enum situation situation, unsigned ms)
     usleep(ms * 1000);
 }
 
+/*
+ * A virtual machine may give memory that has been free for a while back to its host, which then takes milliseconds for
+ * each huge page that is wanted again. So as much as a way takes is used just before it, by somebody else.
+ */
+static void warm_memory(size_t bytes)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        for (int i = 0; i < 3; i++) {
+            char *at = map_bytes(bytes, MAP_PRIVATE);
+            if (at != NULL && madvise(at, bytes, MADV_HUGEPAGE) == 0)
+                memset(at, 1, bytes);
+        }
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+}
+
 static bool measure(size_t bytes, int rounds)
 {
     bool good = true;
@@ -280,13 +318,20 @@ static bool measure(size_t bytes, int rounds)
         return false;
     fill(data, bytes);
     uint32_t down_sum = checksum(data, bytes);
-    data[0] = UP;
+    data[0] = SUM;
     uint32_t up_sum = checksum(data, bytes);
+    yield_if_wanted();
     for (int round = 0; round < rounds && good; round++) {
         be_in(ALONE, PHASE_MS);
         be_in(BUSY, PHASE_MS);
-        be_in(LARGE, 0);
-        good = send_up(c, data, bytes, up_sum) && get_down(c, bytes, down_sum);
+        be_in(PAUSED, 0);
+        warm_memory(bytes);
+        be_in(UP, 0);
+        good = send_up(c, data, bytes, up_sum);
+        be_in(PAUSED, 0);
+        warm_memory(bytes);
+        be_in(DOWN, 0);
+        good = good && get_down(c, bytes, down_sum);
         be_in(PAUSED, 10);
     }
     munmap(data, bytes);
@@ -319,15 +364,17 @@ static int64_t reap(pid_t pid, const char *who, bool *good)
 
 static void print_neighbour(void)
 {
-    char p50[TEXT_CHARS], p99[TEXT_CHARS], p999[TEXT_CHARS], max[TEXT_CHARS];
+    char p50[TEXT_CHARS], p99[TEXT_CHARS], p999[TEXT_CHARS], max[TEXT_CHARS], late[TEXT_CHARS];
     uint64_t alone = histogram_percentile(&board->latency[ALONE], 990);
-    printf("\n%-24s %9s %9s %9s %9s %9s %7s\n", "the neighbour's calls", "count", "p50", "p99", "p99.9", "max", "p99");
+    printf("\n%-22s %8s %9s %9s %9s %9s %6s %9s\n", "the neighbour's calls", "count", "p50", "p99", "p99.9", "max",
+           "p99", "late p99");
     for (int i = 0; i < SITUATIONS; i++) {
         const struct histogram *h = &board->latency[i];
-        printf("%-24s %9llu %9s %9s %9s %9s %7.2f\n", situation_names[i], (unsigned long long)h->count,
+        printf("%-22s %8llu %9s %9s %9s %9s %6.2f %9s\n", situation_names[i], (unsigned long long)h->count,
                text_duration(p50, histogram_percentile(h, 500)), text_duration(p99, histogram_percentile(h, 990)),
                text_duration(p999, histogram_percentile(h, 999)), text_duration(max, h->max),
-               alone == 0 ? 0 : (double)histogram_percentile(h, 990) / (double)alone);
+               alone == 0 ? 0 : (double)histogram_percentile(h, 990) / (double)alone,
+               text_duration(late, histogram_percentile(&board->late[i], 990)));
     }
 }
 
@@ -342,8 +389,11 @@ int main(int argc, char **argv)
     size_t bytes = argc > 1 ? strtoull(argv[1], NULL, 0) : 1u << 30;
     int rounds = argc > 2 ? atoi(argv[2]) : 3;
     corrupt = argc > 3 && strcmp(argv[3], "corrupt") == 0;
-    if (bytes < 65536 || bytes > 1u << 30 || bytes % 8 != 0 || rounds < 1 || argc > 4 || (argc > 3 && !corrupt)) {
-        fprintf(stderr, "usage: belfry-large [BYTES [ROUNDS [corrupt]]]; BYTES: a multiple of 8, 64 KiB to 1 GiB\n");
+    yielding = argc > 3 && strcmp(argv[3], "yield") == 0;
+    if (bytes < 65536 || bytes > 1u << 30 || bytes % 8 != 0 || rounds < 1 || argc > 4 ||
+        (argc > 3 && !corrupt && !yielding)) {
+        fprintf(stderr,
+                "usage: belfry-large [BYTES [ROUNDS [yield | corrupt]]]; BYTES: a multiple of 8, 64 KiB to 1 GiB\n");
         return 2;
     }
     board = map_bytes(sizeof *board, MAP_SHARED);

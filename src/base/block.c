@@ -15,14 +15,19 @@ struct head {
     size_t reserved;
 };
 
+/* The head of a map is in the small page before it: writing it touches no page of the block's own. */
+static struct head *map_block(size_t bytes)
+{
+    struct head *at = bf_os_map_memory(bytes);
+    return at == NULL ? NULL : at - 1;
+}
+
 void *bf_block_alloc(size_t bytes)
 {
-    struct head *head;
-    if (bytes > PTRDIFF_MAX - sizeof *head)
+    if (bytes > PTRDIFF_MAX - sizeof(struct head))
         return NULL;
-    bytes += sizeof *head;
     bool mapped = bytes >= MAPPED_BYTES_MIN;
-    head = mapped ? bf_os_map_memory(bytes) : malloc(bytes);
+    struct head *head = mapped ? map_block(bytes) : malloc(sizeof *head + bytes);
     if (head == NULL)
         return NULL;
     *head = (struct head){.mapped_bytes = mapped ? bytes : 0};
@@ -35,7 +40,7 @@ void bf_block_free(void *block)
         return;
     struct head *head = (struct head *)block - 1;
     if (head->mapped_bytes > 0)
-        bf_os_unmap(head, head->mapped_bytes);
+        bf_os_unmap_memory(block, head->mapped_bytes);
     else
         free(head);
 }

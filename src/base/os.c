@@ -324,25 +324,32 @@ int bf_os_locked(int fd)
 
 /* --- memory --- */
 
-#define PAGE_BYTES ((size_t)4096)
 #define HUGE_BYTES ((size_t)2 << 20)
+
+static size_t whole_pages(size_t bytes)
+{
+    return (bytes + BF_OS_PAGE_BYTES - 1) / BF_OS_PAGE_BYTES * BF_OS_PAGE_BYTES;
+}
 
 void *bf_os_map_memory(size_t bytes)
 {
-    size_t more = bytes >= HUGE_BYTES ? HUGE_BYTES : 0; /* so that it can begin where a huge page does */
-    uint8_t *at = mmap(NULL, bytes + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED)
+    size_t wanted = BF_OS_PAGE_BYTES + whole_pages(bytes), all = wanted + HUGE_BYTES;
+    uint8_t *map = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED)
         return NULL;
-    if (more > 0) {
-        size_t before = (HUGE_BYTES - (uintptr_t)at % HUGE_BYTES) % HUGE_BYTES;
-        size_t used = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-        if (before > 0)
-            munmap(at, before);
-        munmap(at + before + used, more - before - (used - bytes));
-        at += before;
-    }
+    uint8_t *at = map + HUGE_BYTES - (uintptr_t)map % HUGE_BYTES;
+    size_t before = (size_t)(at - BF_OS_PAGE_BYTES - map), behind = all - before - wanted;
+    if (before > 0)
+        munmap(map, before);
+    if (behind > 0)
+        munmap(map + before + wanted, behind);
     madvise(at, bytes, MADV_HUGEPAGE); /* a wish */
     return at;
+}
+
+void bf_os_unmap_memory(void *at, size_t bytes)
+{
+    bf_os_unmap((uint8_t *)at - BF_OS_PAGE_BYTES, BF_OS_PAGE_BYTES + whole_pages(bytes));
 }
 
 void *bf_os_reserve(size_t bytes)

@@ -81,8 +81,12 @@ int bf_os_locked(int fd); /* 1: somebody holds a write lock; 0: nobody does. Wor
 
 /* --- memory --- */
 
-void *bf_os_map_memory(size_t bytes); /* zeros, in huge pages where they are to be had; NULL: none */
-void *bf_os_reserve(size_t bytes);    /* addresses without memory; NULL when there are none */
+/* Zeros, in huge pages where they are to be had, the first of which begins where it points; and a small page before that.
+   NULL: none. */
+#define BF_OS_PAGE_BYTES ((size_t)4096)
+void *bf_os_map_memory(size_t bytes);
+void bf_os_unmap_memory(void *at, size_t bytes);
+void *bf_os_reserve(size_t bytes); /* addresses without memory; NULL when there are none */
 int bf_os_map(int fd, size_t bytes, bool writable, void *at, void **out); /* `at` NULL: anywhere; else replaces */
 int bf_os_map_none(void *at, size_t bytes);                               /* back to addresses without memory */
 int bf_os_unmap(void *at, size_t bytes);

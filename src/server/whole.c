@@ -9,18 +9,14 @@
 #include "server/io.h"
 #include "server/server.h"
 
-#define STEP_BYTES_MIN (2ull << 20) /* a huge page */
-#define STEP_BYTES_MAX (16ull << 20)
+#define STEP_BYTES (2ull << 20) /* a huge page; while the kernel gives pages, whoever maps or unmaps memory waits */
 
 /* --- what it counts for -------------------------------------------------------------------------------------------- */
 
-static void forget(struct belfry_conn *conn)
+static void discharge(struct belfry_server *server, uint64_t bytes)
 {
-    struct bf_whole *whole = &conn->whole;
-    if (whole->charged > 0)
-        sub_acq_rel(&conn->shard->server->whole_bytes, whole->charged);
-    whole->charged = 0;
-    whole->parts.data = NULL;
+    if (bytes > 0)
+        sub_acq_rel(&server->whole_bytes, bytes);
 }
 
 /* Count so many of its bytes. False: then too much would be arriving. */
@@ -46,6 +42,7 @@ struct whole_pages {
     struct bf_shard *shard;
     struct belfry_conn *conn; /* NULL: it is gone, or wants the message no longer */
     void *block;              /* to be freed then */
+    uint64_t charged;         /* as long as it is there */
     uint64_t ready;           /* what will be */
 };
 
@@ -65,6 +62,7 @@ static void on_pages(belfry_io *io, int32_t result, uint32_t cqe_flags, void *us
     (void)io, (void)cqe_flags;
     if (conn == NULL) {
         bf_block_free(pages->block);
+        discharge(pages->shard->server, pages->charged);
     } else {
         conn->whole.pages = NULL;
         conn->whole.ready = result == 0 ? pages->ready : conn->whole.parts.bytes;
@@ -74,15 +72,11 @@ static void on_pages(belfry_io *io, int32_t result, uint32_t cqe_flags, void *us
     bf_arena_free(&pages->shard->arena, pages);
 }
 
-/* Where the next step ends: with a huge page, or with the message. Steps double, so that a long message is ahead of its
-   parts, and a short one, or one that stops, has not taken much. */
+/* Where the next step ends. A few pages at the end of a message are no step of their own. */
 static uint64_t next_step(const struct bf_whole *whole)
 {
-    uint64_t step = bf_min(bf_max(whole->ready, STEP_BYTES_MIN), STEP_BYTES_MAX);
-    uintptr_t data = (uintptr_t)whole->parts.data;
-    if (whole->parts.bytes - whole->ready <= step + STEP_BYTES_MIN / 16) /* no step of its own for a few pages */
-        return whole->parts.bytes;
-    return (data + whole->ready + step) / STEP_BYTES_MIN * STEP_BYTES_MIN - data;
+    uint64_t end = whole->ready + STEP_BYTES;
+    return whole->parts.bytes <= end + STEP_BYTES / 16 ? whole->parts.bytes : end;
 }
 
 static void ask_for_pages(struct belfry_conn *conn, uint64_t end)
@@ -100,18 +94,19 @@ static void ask_for_pages(struct belfry_conn *conn, uint64_t end)
     bf_io_populate(shard, &pages->io, whole->parts.data + whole->ready, end - whole->ready);
 }
 
-/* Ask for the next step when it is wanted, or half as much as that is left of the last. 0 or -ENOBUFS. */
+/* Ask for the next step when it is wanted, or half of the last is left. 0 or -ENOBUFS. */
 static int look_ahead(struct belfry_conn *conn, uint64_t wanted)
 {
     struct bf_whole *whole = &conn->whole;
     if (whole->pages != NULL || whole->ready == whole->parts.bytes)
         return 0;
-    uint64_t end = next_step(whole);
-    if (wanted <= whole->ready && whole->parts.have + (end - whole->ready) / 2 < whole->ready)
+    if (wanted <= whole->ready && whole->parts.have + STEP_BYTES / 2 < whole->ready)
         return 0;
-    if (!charge(conn, end))
+    uint64_t end = next_step(whole);
+    if (charge(conn, end))
+        ask_for_pages(conn, end);
+    else if (wanted > whole->ready)
         return -ENOBUFS;
-    ask_for_pages(conn, end);
     return 0;
 }
 
@@ -130,7 +125,7 @@ static int make_room(struct belfry_conn *conn, uint64_t bytes)
         conn->halted |= HALTED_BY_PAGES;
         return -WHOLE_LATER;
     }
-    uint64_t pages = (bytes + STEP_BYTES_MIN - 1) / STEP_BYTES_MIN * STEP_BYTES_MIN;
+    uint64_t pages = (bytes + STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES;
     return bytes <= whole->charged || charge(conn, bf_min(pages, whole->parts.bytes)) ? 0 : -ENOBUFS;
 }
 
@@ -139,21 +134,30 @@ static int make_room(struct belfry_conn *conn, uint64_t bytes)
 void bf_whole_drop(struct belfry_conn *conn)
 {
     struct bf_whole *whole = &conn->whole;
-    void *block = whole->parts.data;
-    forget(conn);
-    whole->parts.open = whole->first_waits = whole->starved = false;
-    if (whole->pages != NULL)
-        whole->pages->conn = NULL; /* frees it */
-    else
-        bf_block_free(block);
+    struct whole_pages *pages = whole->pages;
+    if (pages != NULL) { /* the operation frees it at its end */
+        pages->conn = NULL;
+        pages->charged = whole->charged;
+        belfry_io_cancel(&pages->io);
+    } else {
+        bf_block_free(whole->parts.data);
+        discharge(conn->shard->server, whole->charged);
+    }
+    whole->charged = 0;
     whole->pages = NULL;
+    whole->parts.data = NULL;
+    whole->parts.open = whole->first_waits = whole->starved = false;
+    conn->halted &= (uint8_t)~HALTED_BY_PAGES;
 }
 
 bool bf_whole_give(struct belfry_conn *conn, const void *data)
 {
-    if (conn->whole.parts.data == NULL || conn->whole.parts.data != data || conn->whole.pages != NULL)
+    struct bf_whole *whole = &conn->whole;
+    if (whole->parts.data == NULL || whole->parts.data != data || whole->pages != NULL)
         return false;
-    forget(conn);
+    discharge(conn->shard->server, whole->charged);
+    whole->charged = 0;
+    whole->parts.data = NULL;
     return true;
 }
 
@@ -162,7 +166,7 @@ static int refuse(struct belfry_conn *conn, int status)
 {
     const struct parts_in parts = conn->whole.parts;
     bf_whole_drop(conn);
-    conn->whole.parts = parts;
+    conn->whole.parts = parts; /* as far as it has come */
     conn->whole.parts.data = NULL;
     counter_add(&conn->shard->counters->whole_refused, 1);
     return bf_conn_refuse(conn, parts.kind, parts.id, status);

@@ -7,7 +7,8 @@
  * (IORING_OP_MADVISE), and a part is read when its place is there (decisions/0018). Where the kernel will not, the parts
  * are written all the same.
  *
- * What the pages take counts as arriving: of a message of which only the first part came that is 2 MiB at most.
+ * What the pages take counts as arriving, as long as they are there: of a message of which only the first part came that is
+ * some 2 MiB.
  */
 #ifndef BF_SERVER_WHOLE_H
 #define BF_SERVER_WHOLE_H

@@ -758,7 +758,7 @@ Test(parts, take_turns_in_a_large_ring_too)
         expect_rc(belfry_receive(other, &m, server_fixture_patience()), 0);
         belfry_release(other, &m);
     }
-    expect(seen.step > 0 && seen.step <= 262144 + 2 * 65536); /* of the sender, between two turns of another */
+    expect(seen.step > 0 && seen.step <= 65536 + 2 * 65536); /* of the sender, between two turns of another */
     expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
     belfry_release(c, &m);
     free(data);

@@ -33,9 +33,10 @@ static struct {
 /* --- the kernel ------------------------------------------------------------------------------------------------------ */
 
 static struct {
-    int refusal;   /* 0, ENOMEM, or another */
-    bool hold;     /* nothing is given until let_go() */
-    unsigned held; /* what was asked for meanwhile: one at a time */
+    int refusal;    /* 0, ENOMEM, or another */
+    unsigned asked; /* how often */
+    unsigned holds; /* from this one on, nothing is given until let_go(); 0: never */
+    unsigned held;  /* what was asked for meanwhile: one at a time */
     struct bf_reactor *reactor;
     const void *owner;
     void *at;
@@ -48,16 +49,17 @@ void __wrap_bf_reactor_populate(struct bf_reactor *r, const void *owner, void *a
 void __wrap_bf_reactor_populate(struct bf_reactor *r, const void *owner, void *at, size_t bytes)
 {
     static const char constant[4096] __attribute__((aligned(4096))) = "this cannot be written to";
-    if (kernel.hold) {
+    unsigned holds = load_acquire(&kernel.holds);
+    if (++kernel.asked >= holds && holds > 0) {
         kernel.reactor = r;
         kernel.owner = owner;
         kernel.at = at;
         kernel.bytes = bytes;
         add_release(&kernel.held, 1);
-    } else if (kernel.refusal == 0) {
+    } else if (load_acquire(&kernel.refusal) == 0) {
         __real_bf_reactor_populate(r, owner, at, bytes);
     } else { /* nothing is mapped at 0, which the kernel calls a want of memory */
-        void *wrong = kernel.refusal == ENOMEM ? NULL : (void *)(uintptr_t)constant;
+        void *wrong = load_acquire(&kernel.refusal) == ENOMEM ? NULL : (void *)(uintptr_t)constant;
         __real_bf_reactor_populate(r, owner, wrong, sizeof constant);
     }
 }
@@ -65,12 +67,13 @@ void __wrap_bf_reactor_populate(struct bf_reactor *r, const void *owner, void *a
 static void give(void *unused)
 {
     (void)unused;
-    kernel.hold = false;
+    store_release(&kernel.holds, 0);
     __real_bf_reactor_populate(kernel.reactor, kernel.owner, kernel.at, kernel.bytes);
 }
 
 static void let_go(void)
 {
+    expect(eventually(load_acquire(&kernel.held) == 1));
     expect_rc(belfry_post(server.server, 0, give, NULL), 0);
 }
 
@@ -190,10 +193,10 @@ Test(whole, is_put_together_without_a_page_fault)
     cr_skip_test("AddressSanitizer's own memory has faults, too");
 #endif
     belfry_client *c = begin(256 << 10);
-    expect_call(c, MESSAGE_MAX); /* whatever else happens the first time */
-    expect(faults_of(c, MESSAGE_MAX) < 8);
-    expect(faults_of(c, HUGE_BYTES) < 8);
-    kernel.refusal = EFAULT;
+    expect_call(c, MESSAGE_MAX);           /* whatever else happens the first time */
+    expect(faults_of(c, MESSAGE_MAX) < 4); /* the page before the block is one */
+    expect(faults_of(c, HUGE_BYTES) < 4);
+    store_release(&kernel.refusal, EFAULT);
     expect(faults_of(c, MESSAGE_MAX) >= MESSAGE_MAX / HUGE_BYTES); /* else this would show nothing */
     end(c);
 }
@@ -241,9 +244,9 @@ Test(whole, for_which_there_is_no_memory_is_refused_and_the_next_is_not)
     belfry_client *c = begin(64 << 10);
     belfry_message m;
     char *data = message(MESSAGE_MAX, 1);
-    kernel.refusal = ENOMEM;
+    store_release(&kernel.refusal, ENOMEM);
     expect_rc(belfry_call(c, data, MESSAGE_MAX, &m, server_fixture_patience()), -ENOMEM);
-    kernel.refusal = 0;
+    store_release(&kernel.refusal, 0);
     expect_eq(load_acquire(&server.server->whole_bytes), 0);
     expect_eq(server_fixture_counters().whole_refused, 1);
     expect_call(c, MESSAGE_MAX);
@@ -254,7 +257,7 @@ Test(whole, for_which_there_is_no_memory_is_refused_and_the_next_is_not)
 Test(whole, comes_all_the_same_when_the_kernel_will_not_look_ahead)
 {
     belfry_client *c = begin(64 << 10);
-    kernel.refusal = EFAULT;
+    store_release(&kernel.refusal, EFAULT);
     expect_call(c, MESSAGE_MAX);
     expect_eq(server_fixture_counters().whole_refused, 0);
     end(c);
@@ -265,14 +268,14 @@ Test(whole, whose_place_is_not_there_yet_keeps_nobody_waiting)
     belfry_client *c = begin(64 << 10), *other = server_fixture_connect();
     belfry_message m;
     char *data = message(MESSAGE_MAX, 1);
-    kernel.hold = true;
+    store_release(&kernel.holds, 1);
     expect_rc(belfry_send(c, data, MESSAGE_MAX, NULL), 0);
     expect(eventually(load_acquire(&kernel.held) == 1));
     for (int i = 0; i < 100; i++)
         expect_call(other, 4);
     expect_rc(belfry_receive(c, &m, belfry_in_ms(20)), -ETIMEDOUT);
-    expect_eq(load_acquire(&c->recv->consumed), 0);                        /* not even its first part is read */
-    expect_eq(load_acquire(&server.server->whole_bytes), HUGE_BYTES - 16); /* what was asked for */
+    expect_eq(load_acquire(&c->recv->consumed), 0);                   /* not even its first part is read */
+    expect_eq(load_acquire(&server.server->whole_bytes), HUGE_BYTES); /* what was asked for */
     expect_eq(kernel.held, 1);
     let_go();
     expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
@@ -287,17 +290,18 @@ Test(whole, of_a_client_that_left_is_freed_when_the_kernel_is_done_with_it)
     belfry_client *c = begin(64 << 10), *other = server_fixture_connect();
     char *data = message(MESSAGE_MAX, 1);
     expect_call(other, 4);
-    kernel.hold = true;
+    store_release(&kernel.holds, 1);
     expect_rc(belfry_send(c, data, MESSAGE_MAX, NULL), 0);
     expect(eventually(load_acquire(&kernel.held) == 1));
     free(data);
     belfry_close(c);
     expect(eventually(load_acquire(&seen.disconnected) == 1));
-    expect_eq(load_acquire(&server.server->whole_bytes), 0);
+    expect_call(other, 4);
+    expect_eq(load_acquire(&server.server->whole_bytes), HUGE_BYTES); /* it is still there */
     uint64_t before = mapped_bytes();
     let_go();
     expect(eventually(mapped_bytes() + MESSAGE_MAX / 2 <= before)); /* others map something meanwhile */
-    expect_eq(seen.handled, 1);
+    expect_eq(seen.handled, 2);
     end(other);
 }
 
@@ -305,7 +309,7 @@ Test(whole, that_was_sent_before_its_client_left_is_handled)
 {
     belfry_client *c = begin(8 << 20), *other = server_fixture_connect();
     char *data = message(HUGE_BYTES, 2);
-    kernel.hold = true;
+    store_release(&kernel.holds, 1);
     expect_rc(belfry_send(c, data, HUGE_BYTES, NULL), 0);
     expect_eq(belfry_client_unsent_bytes(c), 0);
     expect(eventually(load_acquire(&kernel.held) == 1));
@@ -328,7 +332,7 @@ Test(whole, is_given_up_while_its_place_is_awaited)
     belfry_client *c = begin(64 << 10);
     belfry_message m;
     char *data = message(MESSAGE_MAX, 1);
-    kernel.hold = true;
+    store_release(&kernel.holds, 1);
     expect_rc(belfry_call(c, data, MESSAGE_MAX, &m, belfry_in_ms(20)), -ETIMEDOUT);
     let_go();
     expect_call(c, MESSAGE_MAX);
@@ -337,9 +341,90 @@ Test(whole, is_given_up_while_its_place_is_awaited)
     end(c);
 }
 
-Test(whole, is_broken_off_when_the_server_stops)
+/* No part waits then: the cancellation is read, and the kernel has the block. */
+Test(whole, is_given_up_while_the_kernel_looks_ahead)
+{
+    const size_t size = 4 * HUGE_BYTES, first = HUGE_BYTES / 2 + 100000;
+    const struct extension opens = {.whole_bytes = size, .whole_kind = BELFRY_REQUEST}, none = {0};
+    belfry_client *c = begin(8 << 20);
+    char *data = message(size, 1);
+    void *room;
+    store_release(&kernel.holds, 2);
+    send_part(c, &opens, data, first);
+    send_part(c, &none, data + first, 8);
+    expect(eventually(load_acquire(&kernel.held) == 1));
+    expect_eq(ring_reserve(&c->out, 0, &room), 0);
+    ring_commit(&c->out, BELFRY_CANCEL, 0, 1, 0);
+    bf_client_tell(c, true);
+    c->next_id = 2;
+    expect_call(c, 4); /* the server has read it */
+    expect_eq(load_acquire(&server.server->whole_bytes), 2 * HUGE_BYTES);
+    let_go();
+    expect(eventually(load_acquire(&server.server->whole_bytes) == 0));
+    expect_call(c, size);
+    expect_eq(seen.handled, 2);
+    free(data);
+    end(c);
+}
+
+/* A client that changes what it has said already: its first part becomes a cancellation while it waits for its place. */
+Test(whole, whose_first_part_becomes_another_entry_halts_nothing)
+{
+    const struct extension opens = {.whole_bytes = MESSAGE_MAX, .whole_kind = BELFRY_REQUEST};
+    belfry_client *c = begin(64 << 10);
+    const uint64_t offset = ring_offset(0, c->out.colour, c->out.capacity);
+    struct belfry_abi_entry *entry = (struct belfry_abi_entry *)(c->out.data + offset);
+    char *data = message(4096, 1);
+    store_release(&kernel.holds, 1);
+    send_part(c, &opens, data, 1000);
+    expect(eventually(load_acquire(&kernel.held) == 1));
+    entry->flags = 0;
+    store_release(&entry->kind, BELFRY_CANCEL);
+    bf_client_tell(c, true);
+    c->next_id = 2;
+    expect_call(c, 4); /* it has been read */
+    let_go();
+    expect_call(c, MESSAGE_MAX);
+    free(data);
+    end(c);
+}
+
+/* Its look ahead would be too much, but what has come fits, and what follows does when another has gone. */
+Test(whole, is_not_refused_for_what_is_only_looked_ahead_at)
+{
+    const size_t size = 2 * HUGE_BYTES, first = HUGE_BYTES / 2 + 100000;
+    const struct extension opens = {.whole_bytes = size, .whole_kind = BELFRY_REQUEST}, none = {0};
+    belfry_message m;
+    server_fixture_init(&server);
+    server.options.message_bytes_max = size;
+    server.options.whole_bytes_max = size + HUGE_BYTES / 2;
+    server.options.ring_bytes = 8 << 20;
+    server.options.on_message = on_message;
+    server_fixture_start(&server);
+    belfry_client *c = server_fixture_connect(), *other = server_fixture_connect();
+    char *data = message(size, 1);
+    send_part(other, &opens, data, 8); /* takes a step, and stops */
+    expect(eventually(load_acquire(&server.server->whole_bytes) == HUGE_BYTES));
+    send_part(c, &opens, data, first);
+    send_part(c, &none, data + first, 8);
+    c->next_id = 2;
+    expect_call(c, 4); /* all that has been read */
+    expect_eq(load_acquire(&server.server->whole_bytes), 2 * HUGE_BYTES);
+    belfry_close(other);
+    expect(eventually(load_acquire(&server.server->whole_bytes) == HUGE_BYTES));
+    for (size_t sent = first + 8; sent < size; sent += HUGE_BYTES / 2)
+        send_part(c, &none, data + sent, bf_min(size - sent, HUGE_BYTES / 2));
+    expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
+    expect_size(c, &m, size);
+    expect_eq(server_fixture_counters().whole_refused, 0);
+    free(data);
+    end(c);
+}
+
+Test(whole, is_broken_off_when_the_server_stops_and_leaves_nothing_mapped)
 {
     char *data = message(MESSAGE_MAX, 1);
+    uint64_t before = mapped_bytes();
     for (unsigned i = 0; i < 20; i++) {
         belfry_client *c = begin(64 << 10);
         expect_rc(belfry_send(c, data, MESSAGE_MAX, NULL), 0);
@@ -348,5 +433,6 @@ Test(whole, is_broken_off_when_the_server_stops)
         server_fixture_stop(&server);
         belfry_close(c);
     }
+    expect(mapped_bytes() < before + 10ull * MESSAGE_MAX); /* half of what it would be */
     free(data);
 }
