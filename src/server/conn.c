@@ -15,7 +15,7 @@
 #include "base/os.h"
 #include "server/server.h"
 
-#define BUDGET_MESSAGES 16 /* per conn and turn */
+#define BUDGET_MESSAGES 16  /* per conn and turn */
 #define BUDGET_BYTES 65536u /* some 50 us of copying */
 #define ECHOES_MAX 64u
 #define ADMISSIONS_MAX 2 /* of large messages: each may be a map, and a huge page to be cleared */
