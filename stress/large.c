@@ -103,6 +103,7 @@ static void *work(void *argument)
     yield_if_wanted();
     const char *data = job->request.data;
     if (data[0] == SUM) {
+        atomic_store(&board->situation, PAUSED); /* it is there */
         uint32_t sum = checksum(data, job->request.size);
         belfry_complete(job->server, &job->ticket, &sum, sizeof sum);
     } else {
@@ -112,6 +113,7 @@ static void *work(void *argument)
         if (room != NULL) {
             fill(room, bytes);
             room[bytes / 2] ^= corrupt;
+            atomic_store(&board->situation, DOWN);
             atomic_store(&board->answered_ns, belfry_now_ns());
             belfry_complete(job->server, &job->ticket, room, bytes);
             munmap(room, bytes);
@@ -199,7 +201,10 @@ static bool echo(belfry_client *c)
     return same;
 }
 
-/* Calls at its pace. */
+/*
+ * Calls at its pace. A call counts from when it was due, so that what delays one is not hidden from the next; but from
+ * its beginning when the thread slept until then and the kernel ran it late, which is counted apart.
+ */
 static int neighbour(size_t unused)
 {
     (void)unused;
@@ -209,16 +214,19 @@ static int neighbour(size_t unused)
     int64_t due = belfry_now_ns();
     for (int situation; (situation = atomic_load(&board->situation)) != OVER;) {
         due += PACE_NS;
-        struct timespec at = {.tv_sec = due / 1000000000, .tv_nsec = due % 1000000000};
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
-        int64_t begin = belfry_now_ns();
+        if (belfry_now_ns() < due) {
+            struct timespec at = {.tv_sec = due / 1000000000, .tv_nsec = due % 1000000000};
+            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+            int64_t woken = belfry_now_ns();
+            if (situation < SITUATIONS)
+                histogram_add(&board->late[situation], (uint64_t)(woken - due));
+            due = woken;
+        }
         if (!echo(c))
             return 1;
         int64_t now = belfry_now_ns();
-        if (situation < SITUATIONS && situation == atomic_load(&board->situation)) {
-            histogram_add(&board->latency[situation], (uint64_t)(now - begin));
-            histogram_add(&board->late[situation], (uint64_t)(begin - due));
-        }
+        if (situation < SITUATIONS && situation == atomic_load(&board->situation))
+            histogram_add(&board->latency[situation], (uint64_t)(now - due));
         if (now > due + 100 * PACE_NS) /* it was stopped: not everything after that is late */
             due = now;
     }
@@ -280,6 +288,7 @@ static bool get_down(belfry_client *c, size_t bytes, uint32_t sum)
     if (belfry_call(c, request, sizeof request, &m, belfry_in_ms(PATIENCE_MS)) < 0)
         return failed_call("down");
     int64_t ns = belfry_now_ns() - atomic_load(&board->answered_ns);
+    atomic_store(&board->situation, PAUSED);
     bool right = m.size == bytes && checksum(m.data, m.size) == sum;
     belfry_release(c, &m);
     return report("down", bytes, ns, right);
@@ -293,7 +302,8 @@ static void be_in(enum situation situation, unsigned ms)
 
 /*
  * A virtual machine may give memory that has been free for a while back to its host, which then takes milliseconds for
- * each huge page that is wanted again. So as much as a way takes is used just before it, by somebody else.
+ * each huge page that is wanted again. So as much as a way takes is used just before it, by somebody else: the answer, its
+ * copy in the outbox, and what arrives.
  */
 static void warm_memory(size_t bytes)
 {
@@ -301,12 +311,14 @@ static void warm_memory(size_t bytes)
     if (child == 0) {
         for (int i = 0; i < 3; i++) {
             char *at = map_bytes(bytes, MAP_PRIVATE);
-            if (at != NULL && madvise(at, bytes, MADV_HUGEPAGE) == 0)
-                memset(at, 1, bytes);
+            if (at == NULL || madvise(at, bytes, MADV_POPULATE_WRITE) != 0)
+                _exit(1);
         }
         _exit(0);
     }
-    waitpid(child, NULL, 0);
+    int status = -1;
+    if (waitpid(child, &status, 0) != child || status != 0)
+        fprintf(stderr, "belfry-large: too little memory to use it beforehand: the host of this machine may count\n");
 }
 
 static bool measure(size_t bytes, int rounds)
@@ -330,7 +342,6 @@ static bool measure(size_t bytes, int rounds)
         good = send_up(c, data, bytes, up_sum);
         be_in(PAUSED, 0);
         warm_memory(bytes);
-        be_in(DOWN, 0);
         good = good && get_down(c, bytes, down_sum);
         be_in(PAUSED, 10);
     }

@@ -18,7 +18,7 @@
 #define BUDGET_MESSAGES 16  /* per conn and turn */
 #define BUDGET_BYTES 65536u /* some 50 us of copying */
 #define ECHOES_MAX 64u
-#define ADMISSIONS_MAX 2 /* of large messages: each may be a map, and a huge page to be cleared */
+#define ADMISSIONS_MAX 2 /* of large messages: each may be a map */
 
 struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
 {

@@ -26,11 +26,11 @@ static bool charge(struct belfry_conn *conn, uint64_t bytes)
     struct bf_whole *whole = &conn->whole;
     if (bf_likely(bytes <= whole->charged))
         return true;
-    uint64_t more = bytes - whole->charged;
-    if (add_release(&server->whole_bytes, more) + more > server->options.whole_bytes_max) {
-        sub_acq_rel(&server->whole_bytes, more);
-        return false;
-    }
+    uint64_t more = bytes - whole->charged, arriving = load_relaxed(&server->whole_bytes);
+    do {
+        if (arriving + more > server->options.whole_bytes_max)
+            return false;
+    } while (!replace_release(&server->whole_bytes, &arriving, arriving + more));
     whole->charged = bytes;
     return true;
 }
@@ -65,8 +65,9 @@ static void on_pages(belfry_io *io, int32_t result, uint32_t cqe_flags, void *us
         discharge(pages->shard->server, pages->charged);
     } else {
         conn->whole.pages = NULL;
-        conn->whole.ready = result == 0 ? pages->ready : conn->whole.parts.bytes;
         conn->whole.starved = result == -ENOMEM;
+        if (result != -ENOMEM)
+            conn->whole.ready = result == 0 ? pages->ready : conn->whole.parts.bytes;
         go_on(conn);
     }
     bf_arena_free(&pages->shard->arena, pages);
@@ -98,7 +99,7 @@ static void ask_for_pages(struct belfry_conn *conn, uint64_t end)
 static int look_ahead(struct belfry_conn *conn, uint64_t wanted)
 {
     struct bf_whole *whole = &conn->whole;
-    if (whole->pages != NULL || whole->ready == whole->parts.bytes)
+    if (whole->pages != NULL || whole->starved || whole->ready == whole->parts.bytes)
         return 0;
     if (wanted <= whole->ready && whole->parts.have + STEP_BYTES / 2 < whole->ready)
         return 0;
@@ -118,9 +119,11 @@ static int look_ahead(struct belfry_conn *conn, uint64_t wanted)
 static int make_room(struct belfry_conn *conn, uint64_t bytes)
 {
     struct bf_whole *whole = &conn->whole;
-    int rc = whole->starved ? -ENOMEM : look_ahead(conn, bytes);
+    int rc = look_ahead(conn, bytes);
     if (rc < 0)
         return rc;
+    if (bytes > whole->ready && whole->starved)
+        return -ENOMEM;
     if (bytes > whole->ready && conn->dying == BELFRY_END_NONE) { /* whoever is gone is not waited for */
         conn->halted |= HALTED_BY_PAGES;
         return -WHOLE_LATER;

@@ -559,6 +559,7 @@ Test(reactor, has_the_kernel_give_pages_to_memory)
     unsigned char there[PAGES];
     uint8_t *map = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int mine;
+    madvise(map, PAGES * PAGE, MADV_NOHUGEPAGE); /* no more than was asked for */
     bf_reactor_populate(&scene.reactor, &mine, map + 2 * PAGE - 1, (PAGES - 4) * PAGE + 2);
     struct bf_event event = next_event();
     expect_eq(event.kind, BF_EVENT_OWNED);

@@ -421,6 +421,52 @@ Test(whole, is_not_refused_for_what_is_only_looked_ahead_at)
     end(c);
 }
 
+Test(whole, is_refused_for_want_of_memory_when_it_is_needed_and_not_before)
+{
+    const size_t size = 2 * HUGE_BYTES, half = HUGE_BYTES / 2;
+    const struct extension opens = {.whole_bytes = size, .whole_kind = BELFRY_REQUEST}, none = {0};
+    belfry_client *c = begin(8 << 20);
+    belfry_message m;
+    char *data = message(size, 1);
+    send_part(c, &opens, data, 8);
+    c->next_id = 2;
+    expect_call(c, 4);
+    store_release(&kernel.refusal, ENOMEM);
+    send_part(c, &none, data + 8, half); /* the next step is asked for behind it */
+    send_part(c, &none, data + 8 + half, half / 2);
+    expect_call(c, 4);
+    expect_eq(kernel.asked, 2);
+    expect_eq(server_fixture_counters().whole_refused, 0);
+    send_part(c, &none, data + 8 + half + half / 2, half);
+    expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
+    expect_eq(m.status, -ENOMEM);
+    expect_eq(m.id, 1);
+    belfry_release(c, &m);
+    expect_eq(server_fixture_counters().whole_refused, 1);
+    free(data);
+    end(c);
+}
+
+/* All of it is in the ring when the server is drained, but its first part waits for its place. */
+Test(whole, is_finished_when_the_server_is_drained)
+{
+    belfry_client *c = begin(8 << 20);
+    belfry_message m;
+    char *data = message(2 * HUGE_BYTES, 1);
+    store_release(&kernel.holds, 1);
+    expect_rc(belfry_send(c, data, 2 * HUGE_BYTES, NULL), 0);
+    expect_eq(belfry_client_unsent_bytes(c), 0);
+    expect(eventually(load_acquire(&kernel.held) == 1));
+    expect_rc(belfry_drain(server.server, server_fixture_patience()), 0);
+    expect_rc(belfry_receive(c, &m, belfry_in_ms(20)), -ETIMEDOUT);
+    let_go();
+    expect_rc(belfry_receive(c, &m, server_fixture_patience()), 0);
+    expect_size(c, &m, 2 * HUGE_BYTES);
+    expect_rc(belfry_receive(c, &m, server_fixture_patience()), BELFRY_EGONE);
+    free(data);
+    end(c);
+}
+
 Test(whole, is_broken_off_when_the_server_stops_and_leaves_nothing_mapped)
 {
     char *data = message(MESSAGE_MAX, 1);
