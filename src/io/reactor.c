@@ -19,7 +19,6 @@
 #define SUBMISSIONS 256u
 #define COMPLETIONS_MAX 65536u
 #define NS_PER_S 1000000000ll
-#define PAGE_BYTES 4096u
 
 enum tag_kind { TAG_QUIET = 0, TAG_WATCH = 1, TAG_BELL = 2, TAG_MAILBOX = 3, TAG_OWNED = 4, TAG_ALARM = 5 };
 
@@ -145,7 +144,7 @@ void bf_reactor_populate(struct bf_reactor *r, const void *owner, void *at, size
 {
     INVARIANT(bytes <= REACTOR_POPULATE_MAX);
     struct io_uring_sqe *sqe = bf_uring_entry(&r->uring);
-    size_t into = (uintptr_t)at % PAGE_BYTES;
+    size_t into = (uintptr_t)at % BF_OS_PAGE_BYTES;
     io_uring_prep_madvise(sqe, (uint8_t *)at - into, (uint32_t)(bytes + into), MADV_POPULATE_WRITE);
     sqe->user_data = tag_owner(owner);
 }

@@ -57,23 +57,13 @@ Test(block, takes_memory_only_where_it_is_written_and_gives_it_back)
     expect(resident_kb() < before + spare_kb);
 }
 
-/* Bytes of addresses. */
-static unsigned long mapped_kb(void)
-{
-    unsigned long pages = 0;
-    FILE *statm = fopen("/proc/self/statm", "r");
-    expect(statm != NULL && fscanf(statm, "%lu", &pages) == 1);
-    fclose(statm);
-    return pages * 4;
-}
-
 Test(block, that_is_large_begins_with_a_huge_page_and_leaves_no_addresses_behind)
 {
     static const size_t sizes[] = {2u << 20, (2u << 20) - 16, (2u << 20) + 4096, 5u << 20, (8u << 20) - 17};
     uint8_t *some = bf_block_alloc(100);
     expect(!bf_block_is_mapped(some));
     bf_block_free(some);
-    unsigned long before = mapped_kb();
+    uint64_t before = fixture_mapped_bytes();
     for (size_t i = 0; i < 2 * sizeof sizes / sizeof sizes[0]; i++) {
         size_t bytes = sizes[i / 2];
         void *odd = i % 2 == 0 ? NULL : bf_block_alloc(1u << 20); /* so that the next begins elsewhere */
@@ -86,7 +76,7 @@ Test(block, that_is_large_begins_with_a_huge_page_and_leaves_no_addresses_behind
         block[0] = block[bytes - 1] = 1;
         bf_block_free(block);
         bf_block_free(odd);
-        expect_eq(mapped_kb(), before);
+        expect_eq(fixture_mapped_bytes(), before);
     }
 }
 

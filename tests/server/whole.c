@@ -4,7 +4,6 @@
  * to keep the shard waiting for them.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -164,16 +163,6 @@ static void expect_call(belfry_client *c, size_t size)
     free(data);
 }
 
-/* Of addresses, in this process: what was mapped and is no longer shows here. */
-static uint64_t mapped_bytes(void)
-{
-    unsigned long pages = 0;
-    FILE *statm = fopen("/proc/self/statm", "re");
-    expect(statm != NULL && fscanf(statm, "%lu", &pages) == 1);
-    fclose(statm);
-    return pages * 4096ull;
-}
-
 TestSuite(whole, .timeout = 120);
 
 /* --- tests ----------------------------------------------------------------------------------------------------------- */
@@ -298,9 +287,9 @@ Test(whole, of_a_client_that_left_is_freed_when_the_kernel_is_done_with_it)
     expect(eventually(load_acquire(&seen.disconnected) == 1));
     expect_call(other, 4);
     expect_eq(load_acquire(&server.server->whole_bytes), HUGE_BYTES); /* it is still there */
-    uint64_t before = mapped_bytes();
+    uint64_t before = fixture_mapped_bytes();
     let_go();
-    expect(eventually(mapped_bytes() + MESSAGE_MAX / 2 <= before)); /* others map something meanwhile */
+    expect(eventually(fixture_mapped_bytes() + MESSAGE_MAX / 2 <= before)); /* others map something meanwhile */
     expect_eq(seen.handled, 2);
     end(other);
 }
@@ -470,7 +459,7 @@ Test(whole, is_finished_when_the_server_is_drained)
 Test(whole, is_broken_off_when_the_server_stops_and_leaves_nothing_mapped)
 {
     char *data = message(MESSAGE_MAX, 1);
-    uint64_t before = mapped_bytes();
+    uint64_t before = fixture_mapped_bytes();
     for (unsigned i = 0; i < 20; i++) {
         belfry_client *c = begin(64 << 10);
         expect_rc(belfry_send(c, data, MESSAGE_MAX, NULL), 0);
@@ -479,6 +468,6 @@ Test(whole, is_broken_off_when_the_server_stops_and_leaves_nothing_mapped)
         server_fixture_stop(&server);
         belfry_close(c);
     }
-    expect(mapped_bytes() < before + 10ull * MESSAGE_MAX); /* half of what it would be */
+    expect(fixture_mapped_bytes() < before + 10ull * MESSAGE_MAX); /* half of what it would be */
     free(data);
 }

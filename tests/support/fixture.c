@@ -99,6 +99,16 @@ int fixture_count_fds(void)
     return fixture_count_files("/proc/self/fd", "") - 1; /* less the one that looks */
 }
 
+uint64_t fixture_mapped_bytes(void)
+{
+    unsigned long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "re");
+    if (statm == NULL || fscanf(statm, "%lu", &pages) != 1)
+        abort();
+    fclose(statm);
+    return pages * 4096ull;
+}
+
 uint64_t fixture_seed(struct fixture_random *r, const char *what)
 {
     const char *given = getenv("BELFRY_TEST_SEED");

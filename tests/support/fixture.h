@@ -46,6 +46,9 @@ int fixture_count_files(const char *path, const char *part);
 /* Descriptors that this process has open. */
 int fixture_count_fds(void);
 
+/* Addresses that it has mapped: what is mapped no longer shows here. */
+uint64_t fixture_mapped_bytes(void);
+
 /* A number generator of a printed seed ($BELFRY_TEST_SEED, else the clock). */
 struct fixture_random {
     uint64_t state;
