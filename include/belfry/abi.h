@@ -19,7 +19,7 @@
 #define BELFRY_ABI_ASSERT(condition, text) _Static_assert(condition, text)
 #endif
 
-#define BELFRY_ABI_VERSION 1u
+#define BELFRY_ABI_VERSION 2u
 #define BELFRY_LOBBY_MAGIC 0x7962626f4c796c42ull   /* "BlyLobby" */
 #define BELFRY_SEGMENT_MAGIC 0x676d6765536c4265ull /* "eBlSegmg" */
 #define BELFRY_ABI_LINE 128u                       /* two cache lines: the prefetcher fetches pairs */
@@ -142,6 +142,15 @@ struct belfry_abi_recv {
 #define BELFRY_PARKED_DATA 0x1u    /* ring when you commit an entry */
 #define BELFRY_PARKED_SPACE 0x2u   /* ring when you publish a position */
 #define BELFRY_BELL_AT(slot, generation) (((uint64_t)(slot) + 1) << 32 | (uint32_t)(generation))
+
+/*
+ * What a client of another user writes into its lock file before it locks it. It may not write to the slot's segments
+ * before the server has accepted it, so this is its hello; the one in `_send` follows, once it may.
+ */
+struct belfry_abi_claim {
+    uint32_t version; /* client: BELFRY_ABI_VERSION */
+    uint32_t pid;     /* client: informative */
+};
 
 /* ---- the lobby ------------------------------------------------------------------------------------------------- */
 
@@ -283,6 +292,9 @@ BELFRY_ABI_AT(belfry_abi_recv, reserved, 76);
 BELFRY_ABI_AT(belfry_abi_recv, bell, 128);
 BELFRY_ABI_AT(belfry_abi_recv, consumed, 256);
 BELFRY_ABI_SIZE(belfry_abi_recv, 512);
+BELFRY_ABI_AT(belfry_abi_claim, version, 0);
+BELFRY_ABI_AT(belfry_abi_claim, pid, 4);
+BELFRY_ABI_SIZE(belfry_abi_claim, 8);
 BELFRY_ABI_AT(belfry_abi_section, kind, 0);
 BELFRY_ABI_AT(belfry_abi_section, flags, 4);
 BELFRY_ABI_AT(belfry_abi_section, offset, 8);

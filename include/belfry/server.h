@@ -44,6 +44,13 @@ typedef struct belfry_ticket {
 
 enum belfry_log_level { BELFRY_LOG_ERROR = 0, BELFRY_LOG_WARNING = 1, BELFRY_LOG_INFO = 2 };
 
+/* Who may connect. What the server's own user may do, it may do with all of these. */
+enum belfry_access {
+    BELFRY_ACCESS_OWNER = 0,    /* the server's own user */
+    BELFRY_ACCESS_GROUP = 1,    /* and the members of access_gid */
+    BELFRY_ACCESS_EVERYONE = 2, /* and every user of the machine */
+};
+
 /* What happens to a reply or push that finds its client's outbox full, because the client does not read. */
 enum belfry_overflow {
     BELFRY_OVERFLOW_REFUSE = 0,     /* whoever says it is told BELFRY_EBACKLOG */
@@ -62,14 +69,16 @@ typedef struct belfry_server_options {
 
     /*
      * A client attached. Return 0 to accept or a negative code to refuse: the client then gets BELFRY_EREFUSED, and
-     * nothing that it sent is executed. Optional. Shard's thread. `conn` lives until on_disconnect returns.
+     * nothing that it sent is executed. Optional. Shard's thread. `conn` lives until on_disconnect returns. A client of
+     * another user gets at the conn's memory only once this has returned 0.
      */
     int (*on_connect)(belfry_conn *conn, void *user);
 
     /*
      * A request (answer it with belfry_reply, belfry_fail or reserve/commit before returning, or belfry_defer it, else
      * the client gets BELFRY_EUNANSWERED) or a one-way message (m->kind tells). Required. Shard's thread. `m` and its data die on
-     * return. The data lies in memory that the client can write: read each byte once if that matters to you.
+     * return. The data of the server's own user's clients lies in memory that these can write: read each byte once if
+     * that matters to you. What another user sent is a copy.
      */
     void (*on_message)(belfry_conn *conn, const belfry_message *m, void *user);
 
@@ -121,6 +130,18 @@ typedef struct belfry_server_options {
     uint32_t deferred_max;   /* deferred requests of one conn at most; no further one is read until some are answered */
     uint32_t claim_grace_ms; /* how long a lock file may stand unlocked or without a hello */
     enum belfry_spin spin;   /* how hard to poll before sleeping */
+
+    /*
+     * Other users (docs/guide.md, "Other users"). They find the service as "uid:name", with the server's number. The limits
+     * are for one user other than the server's, over all shards; whoever reaches one is refused with BELFRY_EQUOTA, or
+     * his message with -ENOBUFS.
+     */
+    enum belfry_access access;
+    uint32_t access_gid;       /* for BELFRY_ACCESS_GROUP: one of the server's groups; UINT32_MAX: its primary one */
+    uint32_t uid_slots_max;    /* connections at a time; 0: a quarter of max_slots */
+    uint32_t uid_connects_max; /* connects per second, and so many at once after a pause */
+    uint64_t uid_bytes_max;    /* of messages that arrive in parts; 0: half of whole_bytes_max, or one message */
+
     bool skip_expired; /* answer -ETIMEDOUT for the handler when a request's deadline has passed before its turn */
     bool pin;          /* pin shard i to the i-th allowed core */
     bool atfork;       /* close the server's lock in forked children */
@@ -346,7 +367,10 @@ BELFRY_API void *belfry_conn_user(const belfry_conn *conn);
 BELFRY_API belfry_conn_id belfry_conn_get_id(const belfry_conn *conn);
 BELFRY_API uint32_t belfry_conn_shard(const belfry_conn *conn);
 BELFRY_API uint32_t belfry_conn_slot(const belfry_conn *conn);
-BELFRY_API uint32_t belfry_conn_uid(const belfry_conn *conn); /* owner of the lock file, attested by the kernel */
+
+/* The user, and one of his groups: owner of the lock file, attested by the kernel. */
+BELFRY_API uint32_t belfry_conn_uid(const belfry_conn *conn);
+BELFRY_API uint32_t belfry_conn_gid(const belfry_conn *conn);
 BELFRY_API uint32_t belfry_conn_pid(const belfry_conn *conn); /* as the client said it: never decide by it */
 BELFRY_API belfry_server *belfry_conn_server(const belfry_conn *conn);
 

@@ -72,7 +72,8 @@ enum belfry_end {
     BELFRY_END_VERSION = 11,    /* the client speaks another version of the format */
     BELFRY_END_BACKLOG = 12,    /* the client did not read, its outbox was full, and the service disconnects then */
     BELFRY_END_DRAINED = 13,    /* the server was shut down with belfry_drain(): all that it had read was answered */
-    BELFRY_END_COUNT = 14,
+    BELFRY_END_QUOTA = 14,      /* its user has as much of the server as one user may have: see uid_slots_max */
+    BELFRY_END_COUNT = 15,
 };
 
 /* Codes of belfry's own. All others are -errno. */
@@ -101,6 +102,7 @@ enum belfry_error {
     BELFRY_ETHREAD = -4118,      /* called on a thread that does not own the conn or timer */
     BELFRY_EOPTION = -4119,      /* an option has a value that cannot work */
     BELFRY_EUNREAD = -4120,      /* the connection ended before the request was read: it has not been executed */
+    BELFRY_EQUOTA = -4121,       /* this user has as many connections as one may have, or connects too often */
     BELFRY_EUSER = -65536,       /* codes at or below this one are yours, for belfry_fail() */
 };
 

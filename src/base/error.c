@@ -123,6 +123,9 @@ static const char *own_error_text(int rc)
         return "an option has a value that cannot work";
     case BELFRY_EUNREAD:
         return "the connection ended before the request was read: it has not been executed; connect and send it again";
+    case BELFRY_EQUOTA:
+        return "this user has as many connections as one user may have, or connects too often: close some or wait, or "
+               "raise uid_slots_max or uid_connects_max";
     case BELFRY_EUSER:
         break;
     }
@@ -170,6 +173,8 @@ const char *belfry_end_text(enum belfry_end end)
         return "the client did not read what it was sent";
     case BELFRY_END_DRAINED:
         return "the server is being shut down, and has answered all that it had read";
+    case BELFRY_END_QUOTA:
+        return "its user has as much of the server as one user may have";
     case BELFRY_END_COUNT:
         break;
     }

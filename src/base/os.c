@@ -5,7 +5,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/futex.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,11 +16,13 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -57,6 +62,11 @@ int64_t bf_os_coarse_ns(void)
 uint32_t bf_os_uid(void)
 {
     return geteuid();
+}
+
+uint32_t bf_os_gid(void)
+{
+    return getegid();
 }
 
 uint32_t bf_os_pid(void)
@@ -171,6 +181,11 @@ int bf_os_open_dir(int dir, const char *name)
     return NO_EINTR(openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
 }
 
+int bf_os_enter_dir(int dir, const char *name)
+{
+    return NO_EINTR(openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+}
+
 void bf_os_close(int fd)
 {
     if (fd >= 0)
@@ -191,6 +206,7 @@ static void file_from_stat(struct bf_os_file *file, const struct stat *st)
         .inode = st->st_ino,
         .bytes = (uint64_t)st->st_size,
         .uid = st->st_uid,
+        .gid = st->st_gid,
         .mode = st->st_mode & 07777,
         .links = (uint32_t)st->st_nlink,
         .regular = S_ISREG(st->st_mode),
@@ -227,6 +243,16 @@ int bf_os_space(int fd, bool *tmpfs, uint64_t *free_bytes)
     return 0;
 }
 
+int bf_os_mode(int fd, uint32_t mode)
+{
+    return fchmod(fd, mode) == 0 ? 0 : -errno;
+}
+
+int bf_os_group(int fd, uint32_t gid)
+{
+    return fchown(fd, (uid_t)-1, gid) == 0 ? 0 : -errno;
+}
+
 int bf_os_size(int fd, uint64_t bytes)
 {
     return NO_EINTR(ftruncate(fd, (off_t)bytes));
@@ -243,6 +269,11 @@ int bf_os_write_at(int fd, const void *data, size_t bytes, uint64_t offset)
     if (written < 0)
         return (int)written;
     return (size_t)written == bytes ? 0 : -EIO;
+}
+
+int bf_os_read_at(int fd, void *data, size_t bytes, uint64_t offset)
+{
+    return (int)NO_EINTR(pread(fd, data, bytes, (off_t)offset));
 }
 
 int bf_os_rename(int dir, const char *from, const char *to)
@@ -274,6 +305,32 @@ int bf_os_read_link(int dir, const char *name, char *target, size_t bytes)
         return -ENAMETOOLONG;
     target[length] = '\0';
     return (int)length;
+}
+
+int bf_os_share(int fd, uint32_t own, uint32_t uid, uint32_t theirs)
+{
+    struct {
+        struct posix_acl_xattr_header header;
+        struct posix_acl_xattr_entry entry[5]; /* in this order */
+    } list = {
+        .header = {POSIX_ACL_XATTR_VERSION},
+        .entry = {{ACL_USER_OBJ, (uint16_t)own, ACL_UNDEFINED_ID},
+                  {ACL_USER, (uint16_t)theirs, uid},
+                  {ACL_GROUP_OBJ, 0, ACL_UNDEFINED_ID},
+                  {ACL_MASK, (uint16_t)theirs, ACL_UNDEFINED_ID},
+                  {ACL_OTHER, 0, ACL_UNDEFINED_ID}},
+    };
+    return NO_EINTR(fsetxattr(fd, "system.posix_acl_access", &list, sizeof list, 0));
+}
+
+int bf_os_append_only(int fd, bool on)
+{
+    unsigned flags = 0;
+    int rc = NO_EINTR(ioctl(fd, FS_IOC_GETFLAGS, &flags));
+    if (rc < 0)
+        return rc;
+    flags = on ? flags | FS_APPEND_FL : flags & ~(unsigned)FS_APPEND_FL;
+    return NO_EINTR(ioctl(fd, FS_IOC_SETFLAGS, &flags));
 }
 
 int bf_os_list(int dir, int (*each)(void *context, const char *name), void *context)

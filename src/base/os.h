@@ -17,6 +17,7 @@
 int64_t bf_os_now_ns(void);    /* CLOCK_MONOTONIC */
 int64_t bf_os_coarse_ns(void); /* the same as of the last tick of the kernel: up to 10 ms behind, a ninth of the cost */
 uint32_t bf_os_uid(void);      /* effective */
+uint32_t bf_os_gid(void);      /* effective */
 uint32_t bf_os_pid(void);
 int64_t bf_os_map_count_max(void);     /* vm.max_map_count, or a default when it cannot be read */
 uint64_t bf_os_file_count_max(void);   /* RLIMIT_NOFILE, soft */
@@ -49,6 +50,7 @@ struct bf_os_file {
     uint64_t inode;
     uint64_t bytes;
     uint32_t uid;
+    uint32_t gid;
     uint32_t mode; /* permission bits */
     uint32_t links;
     bool regular;
@@ -57,19 +59,33 @@ struct bf_os_file {
 
 int bf_os_open(int dir, const char *name, int flags, uint32_t mode); /* never follows a final symlink, never blocks */
 int bf_os_open_dir(int dir, const char *name);                       /* fails with -ENOTDIR on anything else */
-void bf_os_close(int fd);                                            /* -1 is accepted */
+int bf_os_enter_dir(int dir, const char *name); /* the same with no right but to pass; for `dir` and stat only */
+void bf_os_close(int fd);                       /* -1 is accepted */
 int bf_os_make_dir(int dir, const char *name, uint32_t mode);
 int bf_os_stat(int fd, struct bf_os_file *file);
 int bf_os_stat_at(int dir, const char *name, struct bf_os_file *file); /* of the name itself, not where it points */
 int bf_os_space(int fd, bool *tmpfs, uint64_t *free_bytes);
+int bf_os_mode(int fd, uint32_t mode);
+int bf_os_group(int fd, uint32_t gid);
 int bf_os_size(int fd, uint64_t bytes);                      /* ftruncate */
 int bf_os_allocate(int fd, uint64_t offset, uint64_t bytes); /* fallocate */
 int bf_os_write_at(int fd, const void *data, size_t bytes, uint64_t offset);
+int bf_os_read_at(int fd, void *data, size_t bytes, uint64_t offset); /* how many bytes there were */
 int bf_os_rename(int dir, const char *from, const char *to);
 int bf_os_unlink(int dir, const char *name);
 int bf_os_remove_dir(int dir, const char *name);
 int bf_os_symlink(int dir, const char *target, const char *name);
 int bf_os_read_link(int dir, const char *name, char *target, size_t bytes); /* NUL-terminated; the length */
+
+/*
+ * The owner keeps the permissions `own` (4 to read, 2 to write), one other user gets `theirs`, nobody else has any: a
+ * POSIX access list. For the owner of the file; needs no privilege.
+ */
+int bf_os_share(int fd, uint32_t own, uint32_t uid, uint32_t theirs);
+
+/* While it is on, nobody may shorten the file, punch holes into it, remove or rename it, or open it to write anew. Needs
+   CAP_LINUX_IMMUTABLE: else -EPERM. */
+int bf_os_append_only(int fd, bool on);
 
 /* Call `each` for every name except "." and "..", until it returns non-zero; returns that, 0, or -errno. */
 int bf_os_list(int dir, int (*each)(void *context, const char *name), void *context);

@@ -4,7 +4,7 @@
  *
  * Owning slot N means to have made slot_N.lock and to hold the lock on it; the kernel lets go of it when this process
  * dies, however it dies. A warm slot has its segments ready; a cold one gets them from the server, which has seen the
- * lock file. The slot's generation is read before the lock file is made and must be that of both segments, else the
+ * lock file; and of another user's server we get any slot only after its on_connect has said yes. The slot's generation is read before the lock file is made and must be that of both segments, else the
  * slot had a tenant in between.
  */
 #include <errno.h>
@@ -72,7 +72,7 @@ static int map_segments(struct belfry_client *c, int instance_dir)
                                         .generation = c->generation,
                                         .ring_bytes = g->ring_bytes};
     void *send = NULL, *recv = NULL;
-    int dir = bf_os_open_dir(instance_dir, PLACE_SEGMENTS);
+    int dir = bf_os_enter_dir(instance_dir, PLACE_SEGMENTS);
     if (dir < 0)
         return dir == -ENOENT ? -ESTALE : bf_error_errno(dir, "cannot open the segments' directory");
     int rc = map_segment(c, dir, SEGMENT_SEND, &send);
@@ -97,6 +97,12 @@ static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
     const char *service = c->shared->lobby.geometry.service;
     if (reason == BELFRY_END_DRAINING || reason == BELFRY_END_STOPPED)
         return -ESTALE;
+    if (reason == BELFRY_END_QUOTA)
+        return bf_error(
+            BELFRY_EQUOTA,
+            "the server \"%s\" has as many connections of uid %u as one user may have, or they come too often: "
+            "close some or wait, or raise its uid_slots_max or uid_connects_max",
+            service, bf_os_uid());
     if (reason == BELFRY_END_NO_MEMORY)
         return bf_error(BELFRY_ENOSPACE,
                         "the server \"%s\" has no shared memory for slot %u: free some, or lower its "
@@ -106,8 +112,8 @@ static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
                     belfry_end_text(reason));
 }
 
-/* The lock file is there; wait until the server has made the segments. */
-static int wait_until_warm(struct belfry_client *c, int64_t deadline_ns)
+/* The lock file is there; wait until the server has made the segments and, if they are another user's, let us in. */
+static int wait_until_ready(struct belfry_client *c, bool foreign, int64_t deadline_ns)
 {
     const struct belfry_abi_slot *slot = lobby_slot(&c->shared->lobby, c->slot);
     for (;;) {
@@ -115,13 +121,13 @@ static int wait_until_warm(struct belfry_client *c, int64_t deadline_ns)
         enum belfry_abi_state state = BELFRY_SLOT_STATE_OF(word);
         if (BELFRY_SLOT_GENERATION(word) != c->generation || state == BELFRY_SLOT_CLOSED)
             return refused_cold(c, (enum belfry_end)load_relaxed(&slot->reason));
-        if (state != BELFRY_SLOT_COLD)
+        if (foreign ? state == BELFRY_SLOT_OPEN : state != BELFRY_SLOT_COLD)
             return 0;
         if (client_is_over(load_acquire(&c->shard->obituary)))
             return -ESTALE;
         int64_t now = bf_os_now_ns();
         if (now >= deadline_ns)
-            return bf_error(-ETIMEDOUT, "the server \"%s\" did not make slot %u in time: it is busy or stopped",
+            return bf_error(-ETIMEDOUT, "the server \"%s\" did not give us slot %u in time: it is busy or stopped",
                             c->shared->lobby.geometry.service, c->slot);
         struct bf_os_wait wait = {&slot->state, word};
         bf_os_wait(&wait, 1, bf_min(deadline_ns, now + STATE_SLICE_NS));
@@ -136,6 +142,14 @@ static void say_hello(struct belfry_client *c)
     store_relaxed(&c->send->hello_pid, bf_os_pid());
     store_relaxed(&c->send->hello_generation, c->generation);
     store_release(&c->send->hello, BELFRY_HELLO); /* partner: listener.c, hello_is_there */
+}
+
+/* Another user's server cannot read our file, nor we write to its segments yet: say hello in the file, and share that. */
+static int say_claim(const struct belfry_client *c)
+{
+    const struct belfry_abi_claim word = {.version = BELFRY_ABI_VERSION, .pid = bf_os_pid()};
+    int rc = bf_os_write_at(c->lock_fd, &word, sizeof word, 0);
+    return rc < 0 ? rc : bf_os_share(c->lock_fd, LOCK_MODE >> 6, c->shared->lobby.geometry.uid, 4);
 }
 
 /* TRY_GOT; TRY_NEXT: not this one; -ESTALE: not this instance; or a code. */
@@ -158,7 +172,10 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
     if (c->lock_fd < 0)
         return bf_error_errno(c->lock_fd, "cannot make lock file %s", name);
 
-    int rc = bf_os_lock(c->lock_fd);
+    bool foreign = c->shared->lobby.geometry.uid != bf_os_uid();
+    int rc = foreign ? say_claim(c) : 0;
+    if (rc == 0)
+        rc = bf_os_lock(c->lock_fd);
     if (rc < 0 && rc != -EAGAIN)
         rc = bf_error_errno(rc, "cannot lock %s", name);
     if (rc == 0 && load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN) /* AFTER the file is made; partner: shard.c */
@@ -166,8 +183,8 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
     word = load_acquire(&lobby_slot(&c->shared->lobby, c->slot)->state);
     if (rc == 0 && BELFRY_SLOT_GENERATION(word) != c->generation)
         rc = -EAGAIN; /* it had a tenant between our look and our file; from here on only we can have one */
-    if (rc == 0 && wanted == BELFRY_SLOT_COLD)
-        rc = wait_until_warm(c, deadline_ns);
+    if (rc == 0 && (wanted == BELFRY_SLOT_COLD || foreign))
+        rc = wait_until_ready(c, foreign, deadline_ns);
     bool stale_instance = rc == -ESTALE;
     if (rc == 0)
         rc = map_segments(c, instance_dir);
@@ -223,7 +240,7 @@ static int open_locks(int instance_dir, uint32_t shard)
 {
     char name[32];
     snprintf(name, sizeof name, "shard-%u", shard);
-    int dir = bf_os_open_dir(instance_dir, name);
+    int dir = bf_os_enter_dir(instance_dir, name);
     if (dir == -ENOENT)
         return -ESTALE;
     return dir < 0 ? bf_error_errno(dir, "cannot open %s", name) : dir;

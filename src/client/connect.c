@@ -114,7 +114,7 @@ static int attach(struct belfry_client *c, const struct bf_place *place, int ser
     if (current == 0)
         return bf_error(BELFRY_ENOSERVICE, "nobody serves \"%s\" in %s: start the server", place->service, place->root);
     snprintf(name, sizeof name, "%" PRIu64, current);
-    int dir = bf_os_open_dir(service_dir, name);
+    int dir = bf_os_enter_dir(service_dir, name);
     if (dir < 0)
         return dir == -ENOENT ? -ESTALE
                               : bf_error_errno(dir, "cannot open instance %s of \"%s\"", name, place->service);
@@ -136,7 +136,7 @@ static int attach(struct belfry_client *c, const struct bf_place *place, int ser
 
 static int attach_to_current(struct belfry_client *c, const struct bf_place *place, int64_t deadline_ns, int tries_max)
 {
-    int service_dir = bf_place_open(place, false);
+    int service_dir = bf_place_enter(place);
     if (service_dir < 0)
         return service_dir;
     int rc = -ESTALE;
@@ -210,8 +210,6 @@ int belfry_connect(belfry_client **out, const char *service, const belfry_client
     int rc = bf_reconnect_check(&options.reconnect);
     if (rc == 0)
         rc = bf_place_init(&place, service, options.root);
-    if (rc == 0 && place.uid != bf_os_uid())
-        rc = bf_error(-EACCES, "\"%s\" is another user's service: this version serves its own user only", service);
     if (rc < 0)
         return rc;
     rc = bf_client_attach(out, &place, &options, deadline_ns, STALE_TRIES);

@@ -29,12 +29,12 @@ static void add_up(belfry_statistics *out, uint32_t shard, const belfry_counters
 static int open_current(const struct bf_place *place, struct bf_lobby *lobby)
 {
     char name[32];
-    int service_dir = bf_place_open(place, false);
+    int service_dir = bf_place_enter(place);
     if (service_dir < 0)
         return service_dir;
     uint64_t current = bf_place_current(service_dir);
     snprintf(name, sizeof name, "%" PRIu64, current);
-    int dir = current == 0 ? -ENOENT : bf_os_open_dir(service_dir, name);
+    int dir = current == 0 ? -ENOENT : bf_os_enter_dir(service_dir, name);
     bf_os_close(service_dir);
     if (dir == -ENOENT)
         return bf_error(BELFRY_ENOSERVICE, "nobody serves \"%s\" in %s: start the server", place->service, place->root);

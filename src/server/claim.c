@@ -10,15 +10,32 @@
 
 #define CLAIM_MODE 0600u
 
-/* Gone meanwhile; or nothing that a client of ours would make, such as a file that its own user may not read. */
+/*
+ * Gone meanwhile; or nothing that a client of ours would make, such as a file that its own user may not read. Another
+ * user's client makes its file first and then shares it: until then it counts as not locked.
+ */
 static int unopened(int error, struct bf_claim *claim)
 {
     if (error == -ENOENT)
         claim->kind = CLAIM_NONE;
+    if (error == -EACCES && claim->uid != bf_os_uid())
+        claim->kind = CLAIM_FREE;
     return error == -ENOENT || error == -ELOOP || error == -EACCES ? 0 : error;
 }
 
-int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim)
+/* Is it locked? Then also what another user's client says in it. 1, 0, or -errno. */
+static int ask(int fd, struct bf_claim *claim)
+{
+    int held = bf_os_locked(fd);
+    if (held != 1 || claim->uid == bf_os_uid())
+        return held;
+    int rc = bf_os_read_at(fd, &claim->word, sizeof claim->word, 0);
+    if (rc >= 0 && rc < (int)sizeof claim->word)
+        claim->word = (struct belfry_abi_claim){0};
+    return rc < 0 ? rc : 1;
+}
+
+int bf_claim_look(int lock_dir, uint32_t slot, bool others, struct bf_claim *claim)
 {
     char name[SEGMENT_NAME_BYTES];
     struct bf_os_file file, opened;
@@ -31,8 +48,9 @@ int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim)
         return 0;
     if (rc < 0)
         return rc;
-    *claim = (struct bf_claim){.kind = CLAIM_JUNK, .device = file.device, .inode = file.inode, .uid = file.uid};
-    if (!file.regular || file.links != 1 || file.uid != bf_os_uid())
+    *claim = (struct bf_claim){
+        .kind = CLAIM_JUNK, .device = file.device, .inode = file.inode, .uid = file.uid, .gid = file.gid};
+    if (!file.regular || file.links != 1 || (file.uid != bf_os_uid() && !others))
         return 0;
 
     int fd = bf_os_open(lock_dir, name, BF_OS_READ, 0);
@@ -42,7 +60,7 @@ int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim)
     if (rc == 0 && (opened.inode != file.inode || opened.device != file.device))
         rc = -EAGAIN; /* replaced under our eyes: an event for that is on its way */
     if (rc == 0)
-        rc = bf_os_locked(fd);
+        rc = ask(fd, claim);
     bf_os_close(fd);
     if (rc < 0)
         return rc;

@@ -12,10 +12,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <belfry/abi.h>
+
 enum claim_kind {
     CLAIM_NONE, /* no file of that name */
-    CLAIM_JUNK, /* a file that is no lock: directory, symlink, device, hard link, another user's */
-    CLAIM_FREE, /* a lock file that nobody has locked */
+    CLAIM_JUNK, /* a file that is no lock: directory, symlink, device, hard link, of a user who may not */
+    CLAIM_FREE, /* a lock file that nobody has locked, or not yet shared with us */
     CLAIM_HELD, /* a lock file that somebody has locked */
 };
 
@@ -24,10 +26,13 @@ struct bf_claim {
     uint64_t device;
     uint64_t inode;
     uint32_t uid;
+    uint32_t gid;
+    struct belfry_abi_claim word; /* of another user's that is held: what its owner wrote into it, else zeros */
 };
 
-/* Look. 0, or -errno when the system would not let us (then nothing is known). */
-int bf_claim_look(int lock_dir, uint32_t slot, struct bf_claim *claim);
+/* Look. `others`: users other than our own may have one. 0, or -errno when the system would not let us (then nothing is
+   known). */
+int bf_claim_look(int lock_dir, uint32_t slot, bool others, struct bf_claim *claim);
 
 /* Make the file ourselves, so that no client can take the slot. 0; -EEXIST: somebody has it; -errno. */
 int bf_claim_take(int lock_dir, uint32_t slot);

@@ -25,13 +25,12 @@ struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
     struct belfry_conn *conn = bf_arena_alloc(&shard->arena, sizeof *conn);
     if (conn == NULL)
         return NULL;
-    *conn = (struct belfry_conn){.shard = shard, .slot = slot, .kicked = BELFRY_END_KICKED};
+    *conn = (struct belfry_conn){.shard = shard, .slot = slot, .foreign = slot->foreign, .kicked = BELFRY_END_KICKED};
     uint32_t ring_bytes = shard->pool.lobby->geometry.ring_bytes;
     const uint8_t *in = (const uint8_t *)slot->send + SEGMENT_HEADER_BYTES;
     uint8_t *out = (uint8_t *)slot->recv + SEGMENT_HEADER_BYTES;
     ring_consumer_init(&conn->in, in, ring_bytes, segment_colour(slot->number, SEGMENT_SEND), &slot->recv->consumed);
     ring_producer_init(&conn->out, out, ring_bytes, segment_colour(slot->number, SEGMENT_RECV), &slot->send->consumed);
-    conn->pid = load_relaxed(&slot->send->hello_pid);
     return conn;
 }
 
@@ -254,6 +253,18 @@ static inline bool may_read(const struct belfry_conn *conn, const struct ring_en
     return bf_likely(conn->halted == 0) || may_read_all_the_same(conn, e->kind, e->flags);
 }
 
+/*
+ * Another user could change it under the handler's eyes: what is handed over is a copy, of which nothing is read from the
+ * ring again. Of a part other than the first nothing but its place in the whole is looked at, and it is copied there.
+ */
+static __attribute__((cold, noinline)) const void *take_copy(struct belfry_conn *conn, const void *data, uint32_t bytes,
+                                                             bool later_part)
+{
+    struct bf_shard *shard = conn->shard;
+    bf_slot_pool_protect(&shard->pool, conn->slot);
+    return later_part ? data : memcpy(shard->copy, data, bytes);
+}
+
 static int read_ring(struct belfry_conn *conn)
 {
     belfry_counters *counters = conn->shard->counters;
@@ -266,8 +277,11 @@ static int read_ring(struct belfry_conn *conn)
             rc = -BELFRY_END_PEER_FAULT;
         else if (rc == 0 || !may_read(conn, &e))
             break;
-        else
+        else {
+            if (bf_unlikely(conn->foreign))
+                e.data = take_copy(conn, e.data, e.bytes, e.kind == BELFRY_PART && e.flags == 0);
             rc = dispatch(conn, &e);
+        }
         if (rc < 0)
             break;
         handed_over += rc;

@@ -30,6 +30,7 @@ struct belfry_conn {
     bool in_handler;
     bool committed; /* something for the client since the last fence */
     uint8_t halted;
+    bool foreign;           /* of another user: handlers get copies */
     bool draining;          /* it ends as soon as nothing of it is open */
     uint64_t drain_from;    /* what had been read by then */
     enum belfry_end kicked; /* why, when it is halted by a kick */

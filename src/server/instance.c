@@ -13,6 +13,8 @@
 #include "base/os.h"
 
 #define DIR_MODE 0700u
+#define PASS_MODE 0711u   /* others may open what they know the name of, and may have */
+#define CLAIM_MODE 01733u /* others may make a file, and remove their own */
 #define START_LOCK_MODE 0600u
 #define NAME_BYTES 32
 #define LOCK_PAUSE_NS 2000000ll
@@ -26,10 +28,21 @@ struct removal {
     int depth;
 };
 
+/* A segment of another user's client may only be appended to (slot_pool.c). */
+static int unlink_protected(int dir, const char *name)
+{
+    int fd = bf_os_open(dir, name, BF_OS_READ, 0);
+    int rc = fd < 0 ? fd : bf_os_append_only(fd, false);
+    bf_os_close(fd);
+    return rc < 0 ? rc : bf_os_unlink(dir, name);
+}
+
 static int remove_entry(void *context, const char *name)
 {
     struct removal *r = context;
     int rc = bf_os_unlink(r->dir, name);
+    if (rc == -EPERM)
+        rc = unlink_protected(r->dir, name);
     if (rc != -EISDIR || r->depth == 0)
         return 0;
     struct removal inner = {.dir = bf_os_open_dir(r->dir, name), .depth = r->depth - 1};
@@ -94,28 +107,30 @@ static int check_file_system(struct bf_instance *instance, const struct bf_place
     return 0;
 }
 
-static int make_dirs(struct bf_instance *instance, uint32_t shards)
+static int make_dirs(struct bf_instance *instance, bool others, uint32_t shards)
 {
+    uint32_t pass = others ? PASS_MODE : DIR_MODE;
     char name[NAME_BYTES];
     snprintf(name, sizeof name, "%" PRIu64, instance->number);
-    int rc = bf_os_make_dir(instance->service_dir, name, DIR_MODE);
+    int rc = bf_os_make_dir(instance->service_dir, name, pass);
     if (rc == 0)
         rc = instance->dir = bf_os_open_dir(instance->service_dir, name);
     if (rc >= 0)
-        rc = bf_os_make_dir(instance->dir, PLACE_SEGMENTS, DIR_MODE);
+        rc = bf_os_make_dir(instance->dir, PLACE_SEGMENTS, pass);
     if (rc == 0)
         rc = instance->segment_dir = bf_os_open_dir(instance->dir, PLACE_SEGMENTS);
     for (uint32_t shard = 0; shard < shards && rc >= 0; shard++) {
         snprintf(name, sizeof name, "shard-%" PRIu32, shard);
-        rc = bf_os_make_dir(instance->dir, name, DIR_MODE);
+        rc = bf_os_make_dir(instance->dir, name, others ? CLAIM_MODE : DIR_MODE);
     }
     return rc < 0 ? bf_error_errno(rc, "cannot make the instance's directory") : 0;
 }
 
-int bf_instance_make(struct bf_instance *instance, const struct bf_place *place, uint32_t shards)
+int bf_instance_make(struct bf_instance *instance, const struct bf_place *place, enum place_door door, uint32_t gid,
+                     uint32_t shards)
 {
     *instance = BF_INSTANCE_NULL;
-    int rc = instance->service_dir = bf_place_open(place, true);
+    int rc = instance->service_dir = bf_place_make(place, door, gid);
     if (rc >= 0)
         rc = check_file_system(instance, place);
     if (rc == 0)
@@ -129,7 +144,7 @@ int bf_instance_make(struct bf_instance *instance, const struct bf_place *place,
             instance->number = highest + 1;
     }
     if (rc == 0)
-        rc = make_dirs(instance, shards);
+        rc = make_dirs(instance, door != PLACE_OWNER, shards);
     if (rc < 0)
         bf_instance_remove(instance);
     return rc;

@@ -26,7 +26,8 @@ struct bf_instance {
 #define BF_INSTANCE_NULL ((struct bf_instance){.service_dir = -1, .dir = -1, .segment_dir = -1, .start_lock = -1})
 
 /* Open the service, take the start lock, make the directory of the next instance. On failure nothing is left. */
-int bf_instance_make(struct bf_instance *instance, const struct bf_place *place, uint32_t shards);
+int bf_instance_make(struct bf_instance *instance, const struct bf_place *place, enum place_door door, uint32_t gid,
+                     uint32_t shards);
 
 /* Make it current, sweep the dead, let go of the start lock. */
 int bf_instance_publish(struct bf_instance *instance, const struct bf_log *log);

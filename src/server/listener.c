@@ -9,6 +9,7 @@
 #include "base/os.h"
 #include "server/claim.h"
 #include "server/conn.h"
+#include "server/server.h"
 #include "shm/doorbell.h"
 
 #define LOOKS_PER_TURN 8 /* some 5 us each */
@@ -123,21 +124,27 @@ static void claim_begin(struct bf_shard *shard, struct bf_slot *slot, const stru
     slot->device = claim->device;
     slot->inode = claim->inode;
     slot->uid = claim->uid;
+    slot->gid = claim->gid;
+    slot->foreign = claim->uid != shard->server->quota.own_uid;
     slot->seen_locked = claim->kind == CLAIM_HELD;
     slot->claimed_ns = bf_os_now_ns();
     store_relaxed(&slot->lobby->uid, claim->uid);
-    if (slot->phase == SLOT_COLD) {
+    enum belfry_end no =
+        shard->draining ? BELFRY_END_DRAINING : bf_quota_enter(&shard->server->quota, claim->uid, slot->claimed_ns);
+    slot->counted = no == BELFRY_END_NONE;
+    if (slot->phase == SLOT_COLD)
         bf_slot_pool_demand(&shard->pool, slot);
-        if (shard->draining)
-            bf_listener_refuse(shard, slot, BELFRY_END_DRAINING, 0);
-        return;
-    }
-    bf_slot_pool_claimed(&shard->pool, slot);
+    else
+        bf_slot_pool_claimed(&shard->pool, slot);
+    if (no != BELFRY_END_NONE)
+        bf_listener_refuse(shard, slot, no, 0);
 }
 
-/* Hello is copied once and judged; its pid is never believed. */
-static enum belfry_end judge_hello(const struct bf_slot *slot)
+/* Hello, or what another user's client says in its lock file, is copied once and judged; its pid is never believed. */
+static enum belfry_end judge_hello(const struct bf_slot *slot, const struct bf_claim *claim)
 {
+    if (slot->foreign)
+        return claim->word.version == BELFRY_ABI_VERSION ? BELFRY_END_NONE : BELFRY_END_VERSION;
     if (load_relaxed(&slot->send->hello_version) != BELFRY_ABI_VERSION)
         return BELFRY_END_VERSION;
     if (load_relaxed(&slot->send->hello_generation) != slot->generation)
@@ -145,16 +152,17 @@ static enum belfry_end judge_hello(const struct bf_slot *slot)
     return BELFRY_END_NONE;
 }
 
-static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
+static void accept_conn(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
 {
     const belfry_server_options *o = shard->options;
-    enum belfry_end no = shard->draining ? BELFRY_END_DRAINING : judge_hello(slot);
+    enum belfry_end no = shard->draining ? BELFRY_END_DRAINING : judge_hello(slot, claim);
     if (no == BELFRY_END_NONE && (slot->conn = bf_conn_new(shard, slot)) == NULL)
         no = BELFRY_END_NO_MEMORY;
     if (no != BELFRY_END_NONE) {
         bf_listener_refuse(shard, slot, no, 0);
         return;
     }
+    slot->conn->pid = slot->foreign ? claim->word.pid : load_relaxed(&slot->send->hello_pid);
     int rc = o->on_connect != NULL ? o->on_connect(slot->conn, o->user) : 0;
     if (rc < 0) {
         bf_conn_free(slot->conn);
@@ -170,9 +178,18 @@ static void accept_conn(struct bf_shard *shard, struct bf_slot *slot)
     shard->conn_count++;
     counter_add(&shard->counters->connections_total, 1);
     counter_add(&shard->counters->connections_active, 1);
-    bf_slot_publish(slot, BELFRY_SLOT_OPEN);
     store_release(&slot->recv->accepted, 1); /* partner: client/wait.c, told_end */
-    store_relaxed(&slot->lobby->parked, 0);  /* hot: the turn looks at it from now on */
+    if (!slot->foreign)
+        bf_slot_publish(slot, BELFRY_SLOT_OPEN);
+    else if ((rc = bf_slot_pool_share(&shard->pool, slot)) < 0) {
+        bf_log(shard->log, BELFRY_LOG_WARNING,
+               "slot %u cannot be shared with uid %u: %s; does the kernel have POSIX access lists on tmpfs "
+               "(CONFIG_TMPFS_POSIX_ACL)?",
+               slot->number, slot->uid, belfry_error_text(rc));
+        bf_listener_end(shard, slot, BELFRY_END_NO_MEMORY);
+        return;
+    }
+    store_relaxed(&slot->lobby->parked, 0); /* hot: the turn looks at it from now on */
     bf_shard_heat(shard, slot);
     /* Being accepted is news: a poller that follows this slot's bell has missed every ring before now. */
     slot->conn->committed = true;
@@ -218,12 +235,12 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
     slot->seen_locked |= held;
 
     bf_shard_arm(shard, slot); /* value and wait first, then the look */
-    if (hello_is_there(slot) && !held && !spoke) {
+    if (!slot->foreign && hello_is_there(slot) && !held && !spoke) {
         slot_queue_put(&shard->dirty, slot); /* it came between our two looks: it may well be alive */
         return;
     }
-    if (hello_is_there(slot)) {
-        accept_conn(shard, slot);
+    if (slot->foreign ? held : hello_is_there(slot)) {
+        accept_conn(shard, slot, claim);
         if (slot->phase == SLOT_OPEN)
             look_at_open(shard, slot, claim); /* it may have come, spoken and gone before we looked */
         return;
@@ -241,7 +258,8 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
     if (slot->phase == SLOT_MAKING || slot->phase == SLOT_ENDING)
         return; /* looked at again when that is over, or its lock file goes anyway */
     bool spoke = slot->send != NULL && hello_is_there(slot); /* BEFORE the lock is asked for */
-    if (bf_claim_look(shard->lock_dir, slot->number, &claim) < 0) {
+    bool others = shard->options->access != BELFRY_ACCESS_OWNER;
+    if (bf_claim_look(shard->lock_dir, slot->number, others, &claim) < 0) {
         look_later(shard, slot);
         return;
     }
@@ -293,6 +311,8 @@ static void tell_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     bf_reactor_wake(&shard->reactor, &slot->recv->bell);
     store_relaxed(&slot->lobby->reason, (uint32_t)why);
     bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
+    if (slot->foreign) /* it may still wait for leave to map */
+        bf_reactor_wake(&shard->reactor, &slot->lobby->state);
     slot->phase = SLOT_ENDING;
     slot->hinted = slot->muted = false;
     slot->empty = 0;

@@ -18,6 +18,7 @@
 #define DEFERRED_MAX 64u
 #define WHOLE_BYTES_MAX (256ull << 20)
 #define CLAIM_GRACE_MS 1000u
+#define UID_CONNECTS_MAX 500u
 #define MESSAGE_BYTES_MIN 64u   /* a failure must fit */
 #define AREAS_PER_SLOT 2        /* memory maps: one per segment */
 #define AREAS_FOR_THE_REST 1000 /* the host program's, its libraries', its stacks' */
@@ -35,6 +36,9 @@ void belfry_server_options_init(belfry_server_options *o, size_t size)
         .deferred_max = DEFERRED_MAX,
         .overflow = BELFRY_OVERFLOW_REFUSE,
         .claim_grace_ms = CLAIM_GRACE_MS,
+        .access = BELFRY_ACCESS_OWNER,
+        .access_gid = UINT32_MAX,
+        .uid_connects_max = UID_CONNECTS_MAX,
         .spin = BELFRY_SPIN_DEFAULT,
         .skip_expired = true,
         .pin = BF_DEFAULT_PIN,
@@ -68,6 +72,26 @@ static int check_slots(belfry_server_options *o)
     o->shards = bf_min(o->shards, o->max_slots);
     o->max_slots = (o->max_slots + o->shards - 1) / o->shards * o->shards; /* the same number in each shard */
     o->warm_pool = bf_min(o->warm_pool, o->max_slots);
+    return 0;
+}
+
+/* Other users, and what one of them may take. */
+static int check_access(belfry_server_options *o)
+{
+    if ((unsigned)o->access > BELFRY_ACCESS_EVERYONE)
+        return bf_error(BELFRY_EOPTION, "access is %u: it must be one of enum belfry_access", (unsigned)o->access);
+    if (o->access_gid == UINT32_MAX)
+        o->access_gid = bf_os_gid();
+    if (o->uid_connects_max == 0)
+        return bf_error(BELFRY_EOPTION, "uid_connects_max is 0: no other user could connect");
+    if (o->uid_slots_max == 0)
+        o->uid_slots_max = bf_max(o->max_slots / 4, 1);
+    if (o->uid_bytes_max == 0)
+        o->uid_bytes_max = bf_max(o->whole_bytes_max / 2, o->message_bytes_max);
+    if (o->uid_bytes_max < o->message_bytes_max)
+        return bf_error(BELFRY_EOPTION,
+                        "uid_bytes_max is %" PRIu64 ": no message of message_bytes_max, %" PRIu32 ", could arrive",
+                        o->uid_bytes_max, o->message_bytes_max);
     return 0;
 }
 
@@ -125,6 +149,8 @@ int bf_options_resolve(belfry_server_options *out, const belfry_server_options *
     int rc = check_slots(out);
     if (rc == 0)
         rc = check_ring(out);
+    if (rc == 0)
+        rc = check_access(out);
     if (rc == 0)
         rc = check_map_count(out);
     return rc;

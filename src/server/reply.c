@@ -320,6 +320,11 @@ uint32_t belfry_conn_uid(const belfry_conn *conn)
     return conn->slot->uid;
 }
 
+uint32_t belfry_conn_gid(const belfry_conn *conn)
+{
+    return conn->slot->gid;
+}
+
 uint32_t belfry_conn_pid(const belfry_conn *conn)
 {
     return conn->pid;

@@ -145,6 +145,7 @@ int belfry_server_create(belfry_server **out, const belfry_server_options *o)
         bf_mailbox_close(&s->shards[i].mailbox);
     for (uint32_t i = 0; i < s->shard_count; i++)
         s->shards[i].event_fd = -1;
+    bf_quota_init(&s->quota, &resolved);
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->reported, NULL);
     *out = s;
@@ -165,6 +166,7 @@ void belfry_server_destroy(belfry_server *s)
     pthread_mutex_destroy(&s->mutex);
     for (uint32_t i = 0; i < s->shard_count; i++)
         bf_tickets_destroy(&s->shards[i].tickets);
+    bf_quota_deinit(&s->quota);
     free(s->shards);
     free(s);
 }
@@ -243,6 +245,8 @@ static int make_lobby(struct belfry_server *s)
     int rc = bf_lobby_create(&s->lobby, s->instance.dir, &g);
     if (rc == 0 && s->options.atfork)
         bf_os_no_fork(s->lobby.map, s->lobby.bytes);
+    if (rc == 0 && s->options.access != BELFRY_ACCESS_OWNER)
+        rc = bf_lobby_share(&s->lobby);
     return rc;
 }
 
@@ -283,7 +287,8 @@ int belfry_server_start(belfry_server *s)
     if (s->started)
         return bf_error(BELFRY_ESTATE, "the server \"%s\" has been started already", s->place.service);
     watch_forks(s);
-    int rc = bf_instance_make(&s->instance, &s->place, s->shard_count);
+    int rc = bf_instance_make(&s->instance, &s->place, (enum place_door)s->options.access, s->options.access_gid,
+                              s->shard_count);
     if (rc < 0) {
         forget_forks(s);
         return rc;

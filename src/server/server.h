@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "server/instance.h"
+#include "server/quota.h"
 #include "server/shard.h"
 #include "shm/lobby.h"
 #include "shm/place.h"
@@ -23,7 +24,8 @@ struct belfry_server {
     uint32_t shard_count;
     bool started;
     bool stop_requested;
-    int64_t drain_ns;     /* asked to drain until then; 0: not asked */
+    int64_t drain_ns; /* asked to drain until then; 0: not asked */
+    struct bf_quota quota;
     uint64_t whole_bytes; /* memory of messages that are arriving in parts, of all shards; each adds and subtracts */
 
     pthread_mutex_t mutex; /* of the start-up handshake */

@@ -49,6 +49,7 @@ struct bf_shard {
     uint32_t parking_count;
     struct bf_slot **touched; /* something must be told after this turn's fence */
     uint32_t touched_count;
+    uint8_t *copy; /* of the message being handled, if another user sent it; NULL: there are no others */
     uint32_t conn_count;
     uint32_t waits_armed;
 

@@ -52,6 +52,10 @@ struct bf_slot {
     uint64_t device;
     uint64_t inode;
     uint32_t uid;
+    uint32_t gid;
+    bool counted;   /* in its user's quota */
+    bool foreign;   /* of another user than ours */
+    bool protected; /* foreign, and its _send may only be appended to */
     bool seen_locked;
     int64_t claimed_ns;
     int64_t look_at_ns;

@@ -28,11 +28,13 @@ int bf_slot_pool_open(struct bf_slot_pool *pool, const struct bf_slot_pool_confi
         .lobby = config->lobby,
         .log = config->log,
         .reactor = config->reactor,
+        .quota = config->quota,
         .counters = lobby_counters(config->lobby, config->shard),
         .shard = lobby_shard(config->lobby, config->shard),
         .lock_dir = config->lock_dir,
         .segment_dir = config->segment_dir,
         .no_fork = config->no_fork,
+        .may_protect = true, /* until we are told otherwise */
         .count = g->slots_per_shard,
         .cold = g->slots_per_shard,
         .warm_target = bf_min(config->warm_target, g->slots_per_shard),
@@ -101,9 +103,28 @@ static void name_of(const struct bf_slot_pool *pool, char name[SEGMENT_NAME_BYTE
     bf_segment_name(name, prefix, pool->lobby->geometry.service, slot->number, side);
 }
 
-static void unlink_segments(struct bf_slot_pool *pool, const struct bf_slot *slot, const char *prefix)
+/* The file of that name; what cannot be opened is left as it is. */
+static int set_append_only(const struct bf_slot_pool *pool, const struct bf_slot *slot, bool on)
 {
     char name[SEGMENT_NAME_BYTES];
+    name_of(pool, name, "", slot, SEGMENT_SEND);
+    int fd = bf_os_open(pool->segment_dir, name, BF_OS_READ, 0);
+    int rc = fd < 0 ? fd : bf_os_append_only(fd, on);
+    bf_os_close(fd);
+    return rc;
+}
+
+/* Before its files can get other names, or none. */
+static void unprotect(const struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    if (slot->protected && set_append_only(pool, slot, false) == 0)
+        slot->protected = false;
+}
+
+static void unlink_segments(struct bf_slot_pool *pool, struct bf_slot *slot, const char *prefix)
+{
+    char name[SEGMENT_NAME_BYTES];
+    unprotect(pool, slot);
     for (int side = SEGMENT_SEND; side <= SEGMENT_RECV; side++) {
         name_of(pool, name, prefix, slot, (enum segment_side)side);
         bf_os_unlink(pool->segment_dir, name);
@@ -200,6 +221,7 @@ static int maker_populate(struct bf_slot_pool *pool, struct bf_slot_maker *m)
 static int maker_rename(struct bf_slot_pool *pool, struct bf_slot_maker *m)
 {
     int rc = 0;
+    unprotect(pool, m->slot);
     for (int side = SEGMENT_SEND; side <= SEGMENT_RECV && rc == 0; side++) {
         char from[SEGMENT_NAME_BYTES], to[SEGMENT_NAME_BYTES];
         name_of(pool, from, MAKING_PREFIX, m->slot, (enum segment_side)side);
@@ -223,7 +245,7 @@ static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
     if (m->purpose == MAKE_DEMANDED) {
         counter_add(&pool->counters->slots_made_on_demand, 1);
         slot->phase = SLOT_CLAIMED;
-        bf_reactor_wake(pool->reactor, &slot->lobby->state);
+        bf_reactor_wake(pool->reactor, &slot->lobby->state); /* another user's client waits on, for OPEN */
         return slot;
     }
     slot->phase = SLOT_WARM;
@@ -413,18 +435,60 @@ void bf_slot_pool_claimed(struct bf_slot_pool *pool, struct bf_slot *slot)
     slot->phase = SLOT_CLAIMED;
     count_warm(pool, -1);
     count_active(pool, 1);
+    if (!slot->foreign) /* another user's client takes OPEN for leave to map */
+        bf_slot_publish(slot, BELFRY_SLOT_OPEN);
+}
+
+static int share_segment(const struct bf_slot_pool *pool, const struct bf_slot *slot, enum segment_side side)
+{
+    char name[SEGMENT_NAME_BYTES];
+    name_of(pool, name, "", slot, side);
+    int fd = bf_os_open(pool->segment_dir, name, BF_OS_READ, 0);
+    int rc = fd < 0                 ? fd
+             : side == SEGMENT_SEND ? bf_os_share(fd, SEND_MODE >> 6, slot->uid, 6)
+                                    : bf_os_share(fd, RECV_MODE >> 6, slot->uid, 4);
+    bf_os_close(fd);
+    return rc;
+}
+
+int bf_slot_pool_share(struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    int rc = share_segment(pool, slot, SEGMENT_RECV);
+    if (rc == 0)
+        rc = share_segment(pool, slot, SEGMENT_SEND);
+    if (rc < 0)
+        return rc;
     bf_slot_publish(slot, BELFRY_SLOT_OPEN);
+    bf_reactor_wake(pool->reactor, &slot->lobby->state);
+    return 0;
+}
+
+void bf_slot_pool_protect(struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    if (!pool->may_protect || slot->protected)
+        return;
+    slot->protected = set_append_only(pool, slot, true) == 0;
+    pool->may_protect = slot->protected;
+}
+
+/* The tenancy is over, also in its user's quota. */
+static void vacate(struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    count_active(pool, -1);
+    if (slot->counted)
+        bf_quota_leave(pool->quota, slot->uid);
+    slot->counted = false;
 }
 
 void bf_slot_pool_recycle(struct bf_slot_pool *pool, struct bf_slot *slot)
 {
-    count_active(pool, -1);
+    vacate(pool, slot);
     slot_queue_put(&pool->ended, slot);
 }
 
 void bf_slot_pool_give_up(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason)
 {
-    count_active(pool, -1);
+    vacate(pool, slot);
     counter_add(&pool->counters->refusals[reason], 1);
     store_relaxed(&slot->lobby->reason, (uint32_t)reason);
     make_cold(pool, slot, true);

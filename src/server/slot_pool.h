@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/order.h"
 #include "io/reactor.h"
+#include "server/quota.h"
 #include "server/slot.h"
 #include "shm/lobby.h"
 #include "shm/segment.h"
@@ -38,11 +39,13 @@ struct bf_slot_pool {
     const struct bf_lobby *lobby;
     const struct bf_log *log;
     struct bf_reactor *reactor; /* for telling who waits on a slot's state */
+    struct bf_quota *quota;
     belfry_counters *counters;
     struct belfry_abi_shard *shard;
     int lock_dir;
     int segment_dir;
     bool no_fork;
+    bool may_protect;
 
     struct bf_slot *slots;
     uint32_t count;
@@ -67,6 +70,7 @@ struct bf_slot_pool_config {
     const struct bf_lobby *lobby;
     const struct bf_log *log;
     struct bf_reactor *reactor;
+    struct bf_quota *quota;
     uint32_t shard;
     uint32_t warm_target;
     int lock_dir;
@@ -89,6 +93,12 @@ struct bf_slot *bf_slot_pool_bite(struct bf_slot_pool *pool);
 
 /* A client has locked a cold slot: make its segments. */
 void bf_slot_pool_demand(struct bf_slot_pool *pool, struct bf_slot *slot);
+
+/* Let another user's client at the slot's segments, and tell it that it has the slot. 0, -errno. */
+int bf_slot_pool_share(struct bf_slot_pool *pool, struct bf_slot *slot);
+
+/* That client has mapped them: from here on it cannot take the memory away, where we may forbid it. */
+void bf_slot_pool_protect(struct bf_slot_pool *pool, struct bf_slot *slot);
 
 /* A warm slot has got a tenant. */
 void bf_slot_pool_claimed(struct bf_slot_pool *pool, struct bf_slot *slot);

@@ -40,7 +40,10 @@ static int allocate_lists(struct bf_shard *s)
     s->hot = calloc(count, sizeof *s->hot);
     s->parking = calloc(count, sizeof *s->parking);
     s->touched = calloc(count, sizeof *s->touched);
-    if (s->hot == NULL || s->parking == NULL || s->touched == NULL)
+    bool others = s->options->access != BELFRY_ACCESS_OWNER;
+    if (others)
+        s->copy = malloc(ring_payload_max(s->pool.lobby->geometry.ring_bytes));
+    if (s->hot == NULL || s->parking == NULL || s->touched == NULL || (others && s->copy == NULL))
         return bf_error(-ENOMEM, "no memory for %zu slots", count);
     return 0;
 }
@@ -97,6 +100,7 @@ static int open_all(struct bf_shard *s)
         struct bf_slot_pool_config config = {.lobby = &server->lobby,
                                              .log = s->log,
                                              .reactor = &s->reactor,
+                                             .quota = &server->quota,
                                              .shard = s->index,
                                              .warm_target = share,
                                              .lock_dir = s->lock_dir,
@@ -149,7 +153,9 @@ static void close_all(struct bf_shard *s)
     free(s->hot);
     free(s->parking);
     free(s->touched);
+    free(s->copy);
     s->hot = s->parking = s->touched = NULL;
+    s->copy = NULL;
 }
 
 int bf_shard_open(struct bf_shard *s)

@@ -13,10 +13,12 @@
 
 /* --- what it counts for -------------------------------------------------------------------------------------------- */
 
-static void discharge(struct belfry_server *server, uint64_t bytes)
+static void discharge(struct belfry_server *server, uint32_t uid, uint64_t bytes)
 {
-    if (bytes > 0)
-        sub_acq_rel(&server->whole_bytes, bytes);
+    if (bytes == 0)
+        return;
+    sub_acq_rel(&server->whole_bytes, bytes);
+    bf_quota_discharge(&server->quota, uid, bytes);
 }
 
 /* Count so many of its bytes. False: then too much would be arriving. */
@@ -27,9 +29,13 @@ static bool charge(struct belfry_conn *conn, uint64_t bytes)
     if (bf_likely(bytes <= whole->charged))
         return true;
     uint64_t more = bytes - whole->charged, arriving = load_relaxed(&server->whole_bytes);
+    if (!bf_quota_charge(&server->quota, conn->slot->uid, more))
+        return false;
     do {
-        if (arriving + more > server->options.whole_bytes_max)
+        if (arriving + more > server->options.whole_bytes_max) {
+            bf_quota_discharge(&server->quota, conn->slot->uid, more);
             return false;
+        }
     } while (!replace_release(&server->whole_bytes, &arriving, arriving + more));
     whole->charged = bytes;
     return true;
@@ -42,8 +48,9 @@ struct whole_pages {
     struct bf_shard *shard;
     struct belfry_conn *conn; /* NULL: it is gone, or wants the message no longer */
     void *block;              /* to be freed then */
-    uint64_t charged;         /* as long as it is there */
-    uint64_t ready;           /* what will be */
+    uint64_t charged;         /* to that user, as long as it is there */
+    uint32_t uid;
+    uint64_t ready; /* what will be */
 };
 
 /* The conn's next part may be read. */
@@ -62,7 +69,7 @@ static void on_pages(belfry_io *io, int32_t result, uint32_t cqe_flags, void *us
     (void)io, (void)cqe_flags;
     if (conn == NULL) {
         bf_block_free(pages->block);
-        discharge(pages->shard->server, pages->charged);
+        discharge(pages->shard->server, pages->uid, pages->charged);
     } else {
         conn->whole.pages = NULL;
         conn->whole.starved = result == -ENOMEM;
@@ -114,7 +121,7 @@ static int look_ahead(struct belfry_conn *conn, uint64_t wanted)
 /*
  * Is there a place for the first `bytes` of it? What the kernel was not asked for counts by the huge page: addresses cost
  * nothing, and a client that sends the first part of something huge must not keep others from theirs. 0; -WHOLE_LATER;
- * -ENOMEM; -ENOBUFS: whole_bytes_max is reached.
+ * -ENOMEM; -ENOBUFS: whole_bytes_max or uid_bytes_max is reached.
  */
 static int make_room(struct belfry_conn *conn, uint64_t bytes)
 {
@@ -141,10 +148,11 @@ void bf_whole_drop(struct belfry_conn *conn)
     if (pages != NULL) { /* the operation frees it at its end */
         pages->conn = NULL;
         pages->charged = whole->charged;
+        pages->uid = conn->slot->uid;
         belfry_io_cancel(&pages->io);
     } else {
         bf_block_free(whole->parts.data);
-        discharge(conn->shard->server, whole->charged);
+        discharge(conn->shard->server, conn->slot->uid, whole->charged);
     }
     whole->charged = 0;
     whole->pages = NULL;
@@ -158,7 +166,7 @@ bool bf_whole_give(struct belfry_conn *conn, const void *data)
     struct bf_whole *whole = &conn->whole;
     if (whole->parts.data == NULL || whole->parts.data != data || whole->pages != NULL)
         return false;
-    discharge(conn->shard->server, whole->charged);
+    discharge(conn->shard->server, conn->slot->uid, whole->charged);
     whole->charged = 0;
     whole->parts.data = NULL;
     return true;

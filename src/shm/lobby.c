@@ -15,6 +15,7 @@
 #include "shm/segment.h"
 
 #define LOBBY_MODE 0400u
+#define SHARED_MODE 0444u
 #define LOBBY_BYTES_MAX (1ull << 30)
 
 static uint64_t round_up(uint64_t value, uint64_t to)
@@ -106,6 +107,12 @@ int bf_lobby_create(struct bf_lobby *lobby, int instance_dir, const struct bf_ge
     memcpy(lobby->map, &first, sizeof first);
     find_sections(lobby, &first);
     return 0;
+}
+
+int bf_lobby_share(struct bf_lobby *lobby)
+{
+    int rc = bf_os_mode(lobby->fd, SHARED_MODE); /* after the lock, so that nobody can have a read lock before it */
+    return rc < 0 ? bf_error_errno(rc, "cannot show the lobby to other users") : 0;
 }
 
 void bf_lobby_publish(struct bf_lobby *lobby)

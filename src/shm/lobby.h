@@ -43,6 +43,7 @@ struct bf_lobby {
 /* Server: make the file in `instance_dir`, lock it, map it. Clients find no magic until bf_lobby_publish(). */
 int bf_lobby_create(struct bf_lobby *lobby, int instance_dir, const struct bf_geometry *geometry);
 void bf_lobby_publish(struct bf_lobby *lobby);
+int bf_lobby_share(struct bf_lobby *lobby); /* all users may read it */
 
 /* Client: map and check it. BELFRY_EVERSION, BELFRY_EPROTO, BELFRY_ENOSERVICE when it is not there. */
 int bf_lobby_attach(struct bf_lobby *lobby, int instance_dir);

@@ -13,7 +13,9 @@
 #include "base/error.h"
 #include "base/os.h"
 
-#define ROOT_MODE 0700u
+#define OWNER_MODE 0700u
+#define GROUP_MODE 0710u
+#define PASS_MODE 0711u
 
 bool bf_place_is_name(const char *service)
 {
@@ -56,7 +58,7 @@ int bf_place_init(struct bf_place *place, const char *service, const char *root)
     return 0;
 }
 
-/* The root belongs to the right user and to nobody else. */
+/* The root belongs to the right user, and nobody else can do more than pass through it to a name that he knows. */
 static int check_root(const struct bf_place *place, int root)
 {
     struct bf_os_file file;
@@ -67,21 +69,14 @@ static int check_root(const struct bf_place *place, int root)
         return bf_error(BELFRY_EROOT,
                         "%s belongs to uid %" PRIu32 " and not to uid %" PRIu32 ": remove it, or set BELFRY_ROOT",
                         place->root, file.uid, place->uid);
-    if ((file.mode & 0077) != 0)
-        return bf_error(BELFRY_EROOT, "%s has mode %04" PRIo32 ": others may enter it; chmod 0700 it", place->root,
-                        file.mode);
+    if ((file.mode & 0066) != 0)
+        return bf_error(BELFRY_EROOT, "%s has mode %04" PRIo32 ": others may look or write into it; chmod 0700 it",
+                        place->root, file.mode);
     return 0;
 }
 
-static int open_root(const struct bf_place *place, bool create)
+static int check_opened(const struct bf_place *place, int root)
 {
-    int root = bf_os_open_dir(BF_OS_CWD, place->root);
-    if (root == -ENOENT && create) {
-        int rc = bf_os_make_dir(BF_OS_CWD, place->root, ROOT_MODE);
-        if (rc < 0 && rc != -EEXIST)
-            return bf_error_errno(rc, "cannot make %s", place->root);
-        root = bf_os_open_dir(BF_OS_CWD, place->root);
-    }
     if (root == -ENOENT)
         return bf_error(BELFRY_ENOSERVICE,
                         "there is no service \"%s\": %s does not exist; start the server, or set BELFRY_ROOT",
@@ -98,25 +93,60 @@ static int open_root(const struct bf_place *place, bool create)
     return root;
 }
 
-int bf_place_open(const struct bf_place *place, bool create)
+int bf_place_enter(const struct bf_place *place)
 {
-    int root = open_root(place, create);
+    int root = check_opened(place, bf_os_enter_dir(BF_OS_CWD, place->root));
     if (root < 0)
         return root;
-    if (create) {
-        int rc = bf_os_make_dir(root, place->service, ROOT_MODE);
-        if (rc < 0 && rc != -EEXIST) {
-            bf_os_close(root);
-            return bf_error_errno(rc, "cannot make %s/%s", place->root, place->service);
-        }
-    }
-    int dir = bf_os_open_dir(root, place->service);
+    struct bf_os_file file;
+    int dir = bf_os_enter_dir(root, place->service);
     bf_os_close(root);
+    if (dir >= 0 && bf_os_stat_at(dir, ".", &file) == -EACCES) { /* it can be opened, and that is all */
+        bf_os_close(dir);
+        dir = -EACCES;
+    }
     if (dir == -ENOENT)
         return bf_error(BELFRY_ENOSERVICE, "there is no service \"%s\" in %s: start the server, or check the name",
                         place->service, place->root);
+    if (dir == -EACCES)
+        return bf_error(dir, "uid %" PRIu32 " does not let this user in to \"%s\": see its server's option `access`",
+                        place->uid, place->service);
     if (dir < 0)
         return bf_error_errno(dir, "cannot open %s/%s", place->root, place->service);
+    return dir;
+}
+
+/* Make the directory if it is missing, and open it. */
+static int make_and_open(int dir, const char *name)
+{
+    int fd = bf_os_open_dir(dir, name);
+    if (fd != -ENOENT)
+        return fd;
+    int rc = bf_os_make_dir(dir, name, OWNER_MODE);
+    return rc < 0 && rc != -EEXIST ? rc : bf_os_open_dir(dir, name);
+}
+
+int bf_place_make(const struct bf_place *place, enum place_door door, uint32_t gid)
+{
+    int root = check_opened(place, make_and_open(BF_OS_CWD, place->root));
+    if (root < 0)
+        return root;
+    int rc = 0, dir = make_and_open(root, place->service);
+    if (door !=
+        PLACE_OWNER) /* as a service of its own has a door of its own, one that is open does not harm the others */
+        rc = bf_os_mode(root, PASS_MODE);
+    bf_os_close(root);
+    if (dir < 0)
+        return bf_error_errno(dir, "cannot make %s/%s", place->root, place->service);
+    if (rc == 0 && door == PLACE_GROUP)
+        rc = bf_os_group(dir, gid);
+    if (rc == 0)
+        rc = bf_os_mode(dir, door == PLACE_OWNER ? OWNER_MODE : door == PLACE_GROUP ? GROUP_MODE : PASS_MODE);
+    if (rc < 0) {
+        bf_os_close(dir);
+        return bf_error_errno(rc, "cannot open %s/%s to %s %" PRIu32, place->root, place->service,
+                              door == PLACE_GROUP ? "group" : "everyone but", door == PLACE_GROUP ? gid : place->uid);
+    }
     return dir;
 }
 

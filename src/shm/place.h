@@ -33,9 +33,16 @@ bool bf_place_is_name(const char *service);
 /* Parse "name" or "uid:name". `root` NULL: the environment's, else the uid's own. 0, BELFRY_ENAME, BELFRY_EROOT. */
 int bf_place_init(struct bf_place *place, const char *service, const char *root);
 
-/* Open <root>/<service>, checking the root. `create`: make both when missing. A descriptor, BELFRY_ENOSERVICE,
+/* Who may pass through the directories of a service. What is in there has an owner and a mode of its own. */
+enum place_door { PLACE_OWNER, PLACE_GROUP, PLACE_EVERYONE };
+
+/* Enter <root>/<service>, checking the root: for looking up names in it only. A descriptor, BELFRY_ENOSERVICE,
    BELFRY_EROOT, or -errno. */
-int bf_place_open(const struct bf_place *place, bool create);
+int bf_place_enter(const struct bf_place *place);
+
+/* Its owner opens <root>/<service>, makes both when missing, and sets who else may pass: `gid`, for PLACE_GROUP. As above;
+   -EPERM: the owner is not in that group. */
+int bf_place_make(const struct bf_place *place, enum place_door door, uint32_t gid);
 
 /* The number that `current` names in the service directory; 0 when there is none. */
 uint64_t bf_place_current(int service_dir);

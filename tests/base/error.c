@@ -11,7 +11,7 @@
 #include "fixture.h"
 
 #define FIRST BELFRY_ENOSERVICE
-#define LAST BELFRY_EUNREAD
+#define LAST BELFRY_EQUOTA
 
 Test(error, has_a_sentence_of_its_own_for_every_code)
 {

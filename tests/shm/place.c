@@ -32,7 +32,7 @@ static void expect_open(const char *service, const char *at, bool create, int wa
 {
     struct bf_place place;
     expect_rc(bf_place_init(&place, service, at), 0);
-    int rc = bf_place_open(&place, create);
+    int rc = create ? bf_place_make(&place, PLACE_OWNER, 0) : bf_place_enter(&place);
     if (wanted == 0)
         expect(rc >= 0);
     else
@@ -150,9 +150,9 @@ Test(place, makes_root_and_service_for_their_owner_alone)
     expect_in(belfry_last_error(), "other");
 }
 
-Test(place, refuses_a_root_that_others_may_enter)
+Test(place, refuses_a_root_that_others_may_look_or_write_into)
 {
-    static const mode_t wrong[] = {0701, 0710, 0770, 0755, 0777, 01777, 0704};
+    static const mode_t wrong[] = {0702, 0720, 0770, 0755, 0777, 01777, 0704};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         expect_eq(chmod(root, wrong[i]), 0);
         expect_open("echo", root, true, BELFRY_EROOT);
@@ -160,6 +160,41 @@ Test(place, refuses_a_root_that_others_may_enter)
     }
     expect_eq(chmod(root, 0700), 0);
     expect_open("echo", root, true, 0);
+}
+
+static void expect_mode(const char *path, mode_t mode, gid_t gid)
+{
+    struct stat st;
+    expect_eq(stat(path, &st), 0);
+    expect_eq(st.st_mode, S_IFDIR | mode);
+    expect_eq(st.st_gid, gid);
+}
+
+Test(place, lets_others_pass_as_it_is_told_to)
+{
+    char service[FIXTURE_PATH_BYTES + 16];
+    struct bf_place place;
+    snprintf(service, sizeof service, "%s/echo", root);
+    expect_rc(bf_place_init(&place, "echo", root), 0);
+    umask(077);
+    bf_os_close(bf_place_make(&place, PLACE_EVERYONE, 0));
+    expect_mode(root, 0711, getegid());
+    expect_mode(service, 0711, getegid());
+    bf_os_close(bf_place_make(&place, PLACE_GROUP, getegid()));
+    expect_mode(service, 0710, getegid());
+    bf_os_close(bf_place_make(&place, PLACE_OWNER, 0)); /* closes it again; another service may need the root open */
+    expect_mode(service, 0700, getegid());
+    expect_mode(root, 0711, getegid());
+}
+
+Test(place, says_when_the_owner_is_not_in_the_group)
+{
+    struct bf_place place;
+    if (geteuid() == 0)
+        cr_skip_test("root may give a directory to any group");
+    expect_rc(bf_place_init(&place, "echo", root), 0);
+    expect_rc(bf_place_make(&place, PLACE_GROUP, 12345), -EPERM);
+    expect_in(belfry_last_error(), "12345");
 }
 
 Test(place, refuses_a_root_that_belongs_to_somebody_else)
@@ -202,8 +237,9 @@ Test(place, refuses_a_service_that_is_a_symlink_or_a_file)
     expect_eq(symlink("/tmp", path), 0);
     struct bf_place place;
     expect_rc(bf_place_init(&place, "link", root), 0);
-    expect(bf_place_open(&place, true) < 0);
-    expect(bf_place_open(&place, false) < 0);
+    expect(bf_place_make(&place, PLACE_OWNER, 0) < 0);
+    expect(bf_place_make(&place, PLACE_EVERYONE, 0) < 0);
+    expect(bf_place_enter(&place) < 0);
 }
 
 /* --- instances ------------------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +42,10 @@ static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
     (void)user;
     if (m->kind != BELFRY_REQUEST || is_word(m, WORD_QUIET))
         return;
-    if (is_word(m, WORD_FAIL))
+    if (is_word(m, WORD_WHO)) {
+        struct house_who who = {belfry_conn_uid(conn), belfry_conn_gid(conn), belfry_conn_pid(conn)};
+        belfry_reply(conn, m, &who, sizeof who);
+    } else if (is_word(m, WORD_FAIL))
         belfry_fail(conn, m, BELFRY_EUSER - 7, "as you wished");
     else if (is_word(m, WORD_KICK))
         belfry_disconnect(conn);
@@ -60,6 +64,8 @@ void house_init(struct house *house)
     *house = (struct house){0};
     snprintf(house->root, sizeof house->root, "%.80s/house-XXXXXX", parent != NULL ? parent : "/dev/shm");
     cr_assert(mkdtemp(house->root) != NULL, "cannot make %s: %s", house->root, strerror(errno));
+    snprintf(house->service, sizeof house->service, SERVICE);
+    house->uid = geteuid();
     belfry_server_options_init(&house->options, sizeof house->options);
     house->options.service = SERVICE;
     house->options.on_message = on_message;
@@ -67,6 +73,18 @@ void house_init(struct house *house)
     house->options.warm_pool = 16;
     house->options.ring_bytes = 16384;
     house->options.stop_signals = true;
+}
+
+void house_init_of(struct house *house, uint32_t uid)
+{
+    const char *parent = getenv("BELFRY_ROOT");
+    house_init(house);
+    if (parent != NULL)
+        cr_assert(chmod(parent, 0711) == 0);
+    cr_assert(chown(house->root, uid, uid) == 0 && chmod(house->root, 0711) == 0);
+    snprintf(house->service, sizeof house->service, "%u:" SERVICE, uid);
+    house->uid = uid;
+    house->options.access = BELFRY_ACCESS_EVERYONE;
 }
 
 struct server_start {
@@ -80,6 +98,16 @@ static void on_drain_signal(int number)
 {
     (void)number;
     belfry_drain(serving, BELFRY_FOREVER);
+}
+
+/* A change of user takes back that we die with our parent. */
+static void become(uint32_t uid, uint32_t gid, pid_t parent)
+{
+    if (uid != geteuid() && (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0))
+        _exit(9);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(9);
 }
 
 /* The server's process: says how its start went through the pipe, then serves. */
@@ -111,10 +139,8 @@ static struct server_start start_server(struct house *house)
     house->server = fork();
     cr_assert(house->server >= 0);
     if (house->server == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
-            _exit(9);
         close(report[0]);
+        become(house->uid, house->uid, parent);
         serve(house, report[1]);
     }
     close(report[1]);
@@ -177,18 +203,22 @@ void house_clear(struct house *house)
 
 /* --- processes ----------------------------------------------------------------------------------------------------- */
 
-pid_t house_process(int (*body)(struct house *house, void *argument), struct house *house, void *argument)
+pid_t house_process_as(uint32_t uid, uint32_t gid, int (*body)(struct house *house, void *argument),
+                       struct house *house, void *argument)
 {
     pid_t parent = getpid();
     pid_t pid = fork();
     cr_assert(pid >= 0);
     if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
-            _exit(9);
+        become(uid, gid, parent);
         _exit(body(house, argument));
     }
     return pid;
+}
+
+pid_t house_process(int (*body)(struct house *house, void *argument), struct house *house, void *argument)
+{
+    return house_process_as(geteuid(), getegid(), body, house, argument);
 }
 
 /* What a process that should have ended is doing, for whoever reads the report. */
@@ -240,7 +270,7 @@ int house_connect_rc(const struct house *house, belfry_client **out)
     belfry_client_options_init(&o, sizeof o);
     o.root = house->root;
     o.deadline_ns = SECONDS(20);
-    return belfry_connect(out, SERVICE, &o);
+    return belfry_connect(out, house->service, &o);
 }
 
 belfry_client *house_connect(const struct house *house)
@@ -272,7 +302,7 @@ int house_echo(belfry_client *c, uint64_t number, size_t bytes)
 belfry_statistics house_stats(const struct house *house)
 {
     belfry_statistics stats = {.size = sizeof stats};
-    int rc = belfry_stats(SERVICE, house->root, &stats);
+    int rc = belfry_stats(house->service, house->root, &stats);
     cr_assert(rc == 0, "stats: %s", belfry_last_error());
     return stats;
 }

@@ -20,15 +20,27 @@
 #define WORD_FAIL "fail"   /* ... is failed with BELFRY_EUSER - 7 and "as you wished" */
 #define WORD_KICK "kick"   /* ... ends the conn */
 #define WORD_NAP "nap"     /* ... is answered after a fifth of a second */
+#define WORD_WHO "who"     /* ... is answered with a struct house_who */
+
+struct house_who {
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t pid;
+};
 
 struct house {
     char root[128];
+    char service[32]; /* as clients name it */
+    uint32_t uid;     /* whose server it is */
     belfry_server_options options;
     pid_t server;
 };
 
 /* Make a root; `house->options` has the defaults of the tests and may be changed before house_start(). */
 void house_init(struct house *house);
+
+/* The same, for a server of that user, whom everybody may connect to. Only root can. */
+void house_init_of(struct house *house, uint32_t uid);
 
 /* Start a server process and wait until it serves. Returns its pid; asserts that it came up. */
 pid_t house_start(struct house *house);
@@ -47,6 +59,10 @@ void house_clear(struct house *house);
 
 /* Run `body` in a process of its own that dies with us; it exits with what body returns. */
 pid_t house_process(int (*body)(struct house *house, void *argument), struct house *house, void *argument);
+
+/* The same as another user, in that one group. */
+pid_t house_process_as(uint32_t uid, uint32_t gid, int (*body)(struct house *house, void *argument),
+                       struct house *house, void *argument);
 
 /* Wait for a process: its exit status, or 128 + the signal. Asserts that it ends within `seconds`. */
 int house_reap(pid_t pid, int seconds);
