@@ -362,6 +362,21 @@ int bf_os_list(int dir, int (*each)(void *context, const char *name), void *cont
     return rc;
 }
 
+int bf_os_list_some(int dir, void (*each)(void *context, const char *name), void *context)
+{
+    char buffer[1024] __attribute__((aligned(8))); /* some thirty names */
+    long bytes = NO_EINTR(syscall(SYS_getdents64, dir, buffer, sizeof buffer));
+    for (long at = 0; at < bytes;) {
+        const struct dirent64 *entry = (const struct dirent64 *)(const void *)&buffer[at];
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            each(context, entry->d_name);
+        at += entry->d_reclen;
+    }
+    if (bytes == 0 && lseek(dir, 0, SEEK_SET) < 0)
+        return -errno;
+    return bytes < 0 ? (int)bytes : bytes > 0;
+}
+
 /* --- open-file-description locks --- */
 
 int bf_os_lock(int fd)

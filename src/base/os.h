@@ -90,6 +90,10 @@ int bf_os_append_only(int fd, bool on);
 /* Call `each` for every name except "." and "..", until it returns non-zero; returns that, 0, or -errno. */
 int bf_os_list(int dir, int (*each)(void *context, const char *name), void *context);
 
+/* The same for some names, from where the last call on this descriptor ended, and without another one. 1: there may be
+   more; 0: that was the end, and the next call begins anew; -errno. */
+int bf_os_list_some(int dir, void (*each)(void *context, const char *name), void *context);
+
 /* --- open-file-description locks, over the whole file --- */
 
 int bf_os_lock(int fd);   /* -EAGAIN when somebody else has it */

@@ -14,42 +14,116 @@
 
 #define LOOKS_PER_TURN 8 /* some 5 us each */
 #define NS_PER_MS 1000000ll
+#define VAIN_SHARE 16
+#define VAIN_BURST_NS (4 * NS_PER_MS)
+#define VAIN_PAUSE_NS (1 * NS_PER_MS) /* doubles each time */
+#define VAIN_DOUBLINGS 6
+#define VAIN_FORGIVEN_NS (1000 * NS_PER_MS)
+#define JUNK_NS 5000
+#define REFUSAL_NS 20000
+#define REFUSAL_PAUSE_NS (10 * NS_PER_MS)
 #define HELLO_GRACES 30 /* a locked claim may wait this many graces for its hello: its owner may be stopped */
+
+/* --- what is done for nothing ---------------------------------------------------------------------------------------- */
+
+/*
+ * Whoever may make lock files can make us work: junk is removed, a claim beyond a user's share refused, a slot looked at
+ * whose lock file was only touched. While there are others to serve, that gets a sixteenth of the time, after a burst;
+ * `cost_ns` is roughly what it takes. False: later.
+ */
+static bool afford(struct bf_shard *shard, int64_t cost_ns)
+{
+    int64_t now = bf_os_now_ns();
+    if (shard->hot_count > 0 && shard->vain_ns > now + VAIN_BURST_NS)
+        return false;
+    shard->vain_ns = bf_max(shard->vain_ns, now) + VAIN_SHARE * cost_ns;
+    return true;
+}
+
+static void remove_junk(struct bf_shard *shard, const char *name)
+{
+    if (bf_claim_remove_junk(shard->lock_dir, name)) /* else it is the event of its removal */
+        counter_add(&shard->counters->junk_names, 1);
+}
+
+static bool is_slot(const struct bf_shard *shard, const char *name, uint32_t *number)
+{
+    const struct bf_geometry *g = &shard->pool.lobby->geometry;
+    return bf_lock_name_parse(name, g->max_slots, number) && *number % g->shards == shard->index;
+}
+
+static void weed_entry(void *context, const char *name)
+{
+    struct bf_shard *shard = context;
+    uint32_t number;
+    if (name[0] == '.' || is_slot(shard, name, &number))
+        return;
+    shard->vain_ns += VAIN_SHARE * JUNK_NS;
+    remove_junk(shard, name);
+}
+
+/* Some of the names that were too many to be removed at once, or whose events were lost. */
+static bool weed(struct bf_shard *shard)
+{
+    if (!shard->junk_left || !afford(shard, JUNK_NS))
+        return false;
+    shard->junk_left = bf_os_list_some(shard->lock_dir, weed_entry, shard) > 0;
+    return true;
+}
+
+int64_t bf_listener_weeds_at(const struct bf_shard *shard)
+{
+    if (!shard->junk_left)
+        return INT64_MAX;
+    return shard->hot_count > 0 ? shard->vain_ns - VAIN_BURST_NS : 0;
+}
 
 /* --- from the event to the look ---------------------------------------------------------------------------------- */
 
+/* An open slot that was looked at in vain is not looked at again at once: the more often, the later. */
+static bool was_in_vain(struct bf_shard *shard, struct bf_slot *slot)
+{
+    if (slot->phase != SLOT_OPEN || slot->vain == 0)
+        return false;
+    int64_t now = bf_os_now_ns(),
+            again_ns = slot->looked_ns + (VAIN_PAUSE_NS << bf_min(slot->vain - 1, VAIN_DOUBLINGS));
+    if (now >= again_ns)
+        return false;
+    if (!slot->queued[SLOT_QUEUE_LATER] || slot->look_at_ns > again_ns)
+        bf_listener_look_after(shard, slot, again_ns - now);
+    return true;
+}
+
 void bf_listener_event(struct bf_shard *shard, const char *name, bool closed)
 {
-    const struct bf_geometry *g = &shard->pool.lobby->geometry;
     uint32_t number;
     counter_add(&shard->counters->watch_events, 1);
     if (name[0] == '\0' || name[0] == '.')
         return;
-    if (!bf_lock_name_parse(name, g->max_slots, &number) || number % g->shards != shard->index) {
-        if (bf_claim_remove_junk(shard->lock_dir, name)) /* else it is the event of its removal */
-            counter_add(&shard->counters->junk_names, 1);
+    if (!is_slot(shard, name, &number)) {
+        if (afford(shard, JUNK_NS))
+            remove_junk(shard, name);
+        else
+            shard->junk_left = true;
         return;
     }
-    struct bf_slot *slot = &shard->pool.slots[number / g->shards];
+    struct bf_slot *slot = &shard->pool.slots[number / shard->pool.lobby->geometry.shards];
     slot->hinted |= closed;
-    slot_queue_put(&shard->dirty, slot);
+    if (!was_in_vain(shard, slot))
+        slot_queue_put(&shard->dirty, slot);
 }
 
-static int rescan_entry(void *context, const char *name)
-{
-    bf_listener_event(context, name, true); /* an event that says "closed" may be among the lost */
-    return 0;
-}
-
-/* Events were lost: every name that is there, and every slot that has a tenant, may have changed. */
+/* Events were lost: any slot may have changed, and one that says "closed" may be among the lost. How many names somebody
+   has put beside the slots' does not matter here. */
 static void rescan(struct bf_shard *shard)
 {
     shard->rescan = false;
+    shard->junk_left = true;
     counter_add(&shard->counters->rescans, 1);
-    bf_os_list(shard->lock_dir, rescan_entry, shard);
-    for (uint32_t i = 0; i < shard->pool.count; i++)
-        if (shard->pool.slots[i].phase == SLOT_CLAIMED || shard->pool.slots[i].phase == SLOT_OPEN)
-            slot_queue_put(&shard->dirty, &shard->pool.slots[i]);
+    for (uint32_t i = 0; i < shard->pool.count; i++) {
+        shard->pool.slots[i].hinted = true;
+        slot_queue_put(&shard->dirty, &shard->pool.slots[i]);
+    }
 }
 
 bool bf_listener_work(struct bf_shard *shard)
@@ -65,7 +139,7 @@ bool bf_listener_work(struct bf_shard *shard)
         bf_listener_look(shard, slot);
         worked = true;
     }
-    return worked;
+    return weed(shard) || worked;
 }
 
 /*
@@ -121,17 +195,21 @@ int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
 
 static void claim_begin(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
 {
+    int64_t now = bf_os_now_ns();
+    enum belfry_end no = shard->draining ? BELFRY_END_DRAINING : bf_quota_enter(&shard->server->quota, claim->uid, now);
+    if (no == BELFRY_END_QUOTA && !afford(shard, REFUSAL_NS)) {
+        bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
+        return;
+    }
+    slot->counted = no == BELFRY_END_NONE;
     slot->device = claim->device;
     slot->inode = claim->inode;
     slot->uid = claim->uid;
     slot->gid = claim->gid;
     slot->foreign = claim->uid != shard->server->quota.own_uid;
     slot->seen_locked = claim->kind == CLAIM_HELD;
-    slot->claimed_ns = bf_os_now_ns();
+    slot->claimed_ns = now;
     store_relaxed(&slot->lobby->uid, claim->uid);
-    enum belfry_end no =
-        shard->draining ? BELFRY_END_DRAINING : bf_quota_enter(&shard->server->quota, claim->uid, slot->claimed_ns);
-    slot->counted = no == BELFRY_END_NONE;
     if (slot->phase == SLOT_COLD)
         bf_slot_pool_demand(&shard->pool, slot);
     else
@@ -174,7 +252,7 @@ static void accept_conn(struct bf_shard *shard, struct bf_slot *slot, const stru
     slot->quiet = 0;
     slot->active = true;
     slot->heard = slot->muted = slot->suspected = false;
-    slot->empty = 0;
+    slot->empty = slot->vain = 0;
     shard->conn_count++;
     counter_add(&shard->counters->connections_total, 1);
     counter_add(&shard->counters->connections_active, 1);
@@ -217,8 +295,13 @@ static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const str
         conn_dies(shard, slot);
         return;
     }
-    if (slot->hinted) /* the kernel says "closed" before it drops the lock; a forked child may hold it for long */
-        look_later(shard, slot);
+    if (!slot->hinted)
+        return;
+    int64_t now = bf_os_now_ns();
+    slot->vain = now - slot->looked_ns > VAIN_FORGIVEN_NS ? 1 : slot->vain + 1;
+    slot->looked_ns = now;
+    look_later(shard,
+               slot); /* the kernel says "closed" before it drops the lock; a forked child may hold it for long */
 }
 
 /* `spoke`: hello was there before we asked the kernel about the lock. */
@@ -234,7 +317,8 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
     bool was_locked = slot->seen_locked;
     slot->seen_locked |= held;
 
-    bf_shard_arm(shard, slot); /* value and wait first, then the look */
+    if (!slot->foreign)            /* it cannot ring yet */
+        bf_shard_arm(shard, slot); /* value and wait first, then the look */
     if (!slot->foreign && hello_is_there(slot) && !held && !spoke) {
         slot_queue_put(&shard->dirty, slot); /* it came between our two looks: it may well be alive */
         return;
@@ -271,6 +355,7 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
             counter_add(&shard->counters->junk_names, 1);
             bf_claim_drop(shard->lock_dir, slot->number);
         }
+        slot->hinted &= theirs;
         if (!theirs)
             return;
         claim_begin(shard, slot, &claim);
@@ -335,6 +420,10 @@ void bf_listener_refuse(struct bf_shard *shard, struct bf_slot *slot, enum belfr
         return;
     }
     INVARIANT(slot->phase == SLOT_CLAIMED);
+    if (slot->foreign) {
+        bf_slot_pool_give_back(&shard->pool, slot, why);
+        return;
+    }
     counter_add(&shard->counters->refusals[why], 1);
     tell_end(shard, slot, why, status);
 }

@@ -21,6 +21,9 @@ bool bf_listener_work(struct bf_shard *shard);
 /* Put the slots that are due for another look among the dirty; returns when the next one is due, INT64_MAX: never. */
 int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns);
 
+/* When junk in the lock directory is to be removed; INT64_MAX: there is none that we know of. */
+int64_t bf_listener_weeds_at(const struct bf_shard *shard);
+
 /* Look at the slot again after so long. */
 void bf_listener_look_after(struct bf_shard *shard, struct bf_slot *slot, int64_t after_ns);
 

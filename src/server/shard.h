@@ -56,7 +56,9 @@ struct bf_shard {
     /* comings and goings */
     struct bf_slot_queue dirty;
     struct bf_slot_queue later;
-    bool rescan;
+    bool rescan;     /* every slot is to be looked at */
+    bool junk_left;  /* in the lock directory */
+    int64_t vain_ns; /* what is done for nothing has been paid for until then (listener.c) */
     bool was_current;
     bool draining;          /* another instance is current, or we were told to: refuse claims */
     int64_t drain_until_ns; /* drain.c: what of drain_ns has been seen; 0: nothing */

@@ -123,6 +123,7 @@ static int64_t sleep_limit(struct bf_shard *s)
         next = bf_min(next, s->drain_until_ns);
     if (s->stopping && s->ios != NULL)
         next = bf_min(next, s->io_cancel_at_ns);
+    next = bf_min(next, bf_listener_weeds_at(s));
     if (s->pool.refill_after_ns > now)
         next = bf_min(next, s->pool.refill_after_ns);
     if (next == INT64_MAX)

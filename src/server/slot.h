@@ -60,6 +60,8 @@ struct bf_slot {
     int64_t claimed_ns;
     int64_t look_at_ns;
     uint32_t looks;
+    int64_t looked_ns; /* and found as before, though an event said that it is over: */
+    uint32_t vain;     /* so many times in a row */
 
     /* the doorbell */
     bool wait_armed; /* prepared or in the kernel */

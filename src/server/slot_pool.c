@@ -493,3 +493,38 @@ void bf_slot_pool_give_up(struct bf_slot_pool *pool, struct bf_slot *slot, enum 
     store_relaxed(&slot->lobby->reason, (uint32_t)reason);
     make_cold(pool, slot, true);
 }
+
+/* Both segments are of the next generation. */
+static int next_generation(struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    char name[SEGMENT_NAME_BYTES];
+    slot->generation = (slot->generation + 1) & BELFRY_GENERATION_MASK;
+    store_relaxed(&slot->recv->segment.generation, slot->generation);
+    name_of(pool, name, "", slot, SEGMENT_SEND);
+    int fd = bf_os_open(pool->segment_dir, name, BF_OS_WRITE, 0); /* our own map of it is read-only */
+    int rc = fd < 0 ? fd
+                    : bf_os_write_at(fd, &slot->generation, sizeof slot->generation,
+                                     offsetof(struct belfry_abi_segment, generation));
+    bf_os_close(fd);
+    return rc;
+}
+
+void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason)
+{
+    INVARIANT(slot->phase == SLOT_CLAIMED && slot->foreign && !slot->wait_armed);
+    vacate(pool, slot);
+    counter_add(&pool->counters->refusals[reason], 1);
+    store_relaxed(&slot->lobby->reason, (uint32_t)reason);
+    slot->hinted = false;
+    if (next_generation(pool, slot) == 0 && pool->warm < pool->warm_target) {
+        slot->phase = SLOT_WARM;
+        count_warm(pool, 1);
+        bf_slot_publish(slot, BELFRY_SLOT_WARM);
+        bf_claim_drop(pool->lock_dir, slot->number);
+        bf_reactor_wake(pool->reactor, &slot->lobby->state);
+        return;
+    }
+    unlink_segments(pool, slot, "");
+    unmap_segments(pool, slot);
+    make_cold(pool, slot, false);
+}

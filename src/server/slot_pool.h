@@ -106,6 +106,10 @@ void bf_slot_pool_claimed(struct bf_slot_pool *pool, struct bf_slot *slot);
 /* A slot's tenant is gone, its wait is over: give it new files or make it cold. */
 void bf_slot_pool_recycle(struct bf_slot_pool *pool, struct bf_slot *slot);
 
+/* The claim of another user's client, who has not been let at the segments, is refused because of `reason`: they serve
+   the next one. */
+void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason);
+
 /* A claimed slot without segments is given up, because of `reason`. */
 void bf_slot_pool_give_up(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason);
 
