@@ -21,8 +21,9 @@
 #define STATE_SLICE_NS 50000000ll    /* somebody may rob a lobby word of its waiters: look again */
 #define FULL_PATIENCE_NS 250000000ll /* whoever has just left may still look attached: worth waiting for */
 #define FULL_PAUSE_NS 1000000ll      /* doubles each time */
+#define RACED_PAUSE_NS 100000ll
 
-enum try_result { TRY_GOT = 0, TRY_NEXT = 1 };
+enum try_result { TRY_GOT = 0, TRY_NEXT = 1, TRY_TAKEN = 2 };
 
 /* --- segments ----------------------------------------------------------------------------------------------------- */
 
@@ -152,7 +153,8 @@ static int say_claim(const struct belfry_client *c)
     return rc < 0 ? rc : bf_os_share(c->lock_fd, LOCK_MODE >> 6, c->shared->lobby.geometry.uid, 4);
 }
 
-/* TRY_GOT; TRY_NEXT: not this one; -ESTALE: not this instance; or a code. */
+/* TRY_GOT; TRY_NEXT: not this one; TRY_TAKEN: it is free, but somebody else has just made its lock file; -ESTALE: not this
+   instance; or a code. */
 static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enum belfry_abi_state wanted,
                     int64_t deadline_ns)
 {
@@ -166,7 +168,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
     bf_lock_name(name, c->slot);
     c->lock_fd = bf_os_open(lock_dir, name, BF_OS_WRITE | BF_OS_CREATE_NEW, LOCK_MODE);
     if (c->lock_fd == -EEXIST)
-        return TRY_NEXT;
+        return TRY_TAKEN;
     if (c->lock_fd == -ENOENT)
         return -ESTALE;
     if (c->lock_fd < 0)
@@ -246,33 +248,34 @@ static int open_locks(int instance_dir, uint32_t shard)
     return dir < 0 ? bf_error_errno(dir, "cannot open %s", name) : dir;
 }
 
-/* All slots of one shard that are in state `wanted`. As try_slot(). */
-static int try_shard(struct belfry_client *c, int instance_dir, uint32_t shard, enum belfry_abi_state wanted,
-                     uint64_t random, int64_t deadline_ns)
-{
-    const struct bf_geometry *g = &c->shared->lobby.geometry;
-    c->shard = lobby_shard(&c->shared->lobby, shard);
-    if (load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN || client_is_over(load_acquire(&c->shard->obituary)))
-        return -ESTALE;
-    int lock_dir = open_locks(instance_dir, shard);
-    if (lock_dir < 0)
-        return lock_dir;
-    int rc = TRY_NEXT;
-    for (uint32_t i = 0; i < g->slots_per_shard && rc > 0; i++) {
-        uint32_t index = (uint32_t)((random + i) % g->slots_per_shard);
-        c->slot = index * g->shards + shard;
-        rc = try_slot(c, instance_dir, lock_dir, wanted, deadline_ns);
-    }
-    bf_os_close(lock_dir);
-    return rc;
-}
-
 struct search {
     int instance_dir;
     uint32_t mine; /* the shard that was chosen */
     uint64_t random;
     int64_t deadline_ns;
+    bool raced; /* a slot was free, and somebody else had just made its lock file */
 };
+
+/* All slots of one shard that are in state `wanted`. As try_slot(). */
+static int try_shard(struct belfry_client *c, struct search *s, uint32_t shard, enum belfry_abi_state wanted)
+{
+    const struct bf_geometry *g = &c->shared->lobby.geometry;
+    c->shard = lobby_shard(&c->shared->lobby, shard);
+    if (load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN || client_is_over(load_acquire(&c->shard->obituary)))
+        return -ESTALE;
+    int lock_dir = open_locks(s->instance_dir, shard);
+    if (lock_dir < 0)
+        return lock_dir;
+    int rc = TRY_NEXT;
+    for (uint32_t i = 0; i < g->slots_per_shard && rc > 0; i++) {
+        uint32_t index = (uint32_t)((s->random + i) % g->slots_per_shard);
+        c->slot = index * g->shards + shard;
+        rc = try_slot(c, s->instance_dir, lock_dir, wanted, s->deadline_ns);
+        s->raced |= rc == TRY_TAKEN;
+    }
+    bf_os_close(lock_dir);
+    return rc;
+}
 
 /* The shards other than the chosen one; with `not_busier`, only those that have not more clients. */
 static int try_others(struct belfry_client *c, struct search *s, enum belfry_abi_state wanted, bool not_busier)
@@ -284,7 +287,7 @@ static int try_others(struct belfry_client *c, struct search *s, enum belfry_abi
         uint32_t shard = (s->mine + i) % shards;
         if (not_busier && load_relaxed(&lobby_shard(&c->shared->lobby, shard)->active) > active)
             continue;
-        rc = try_shard(c, s->instance_dir, shard, wanted, s->random, s->deadline_ns);
+        rc = try_shard(c, s, shard, wanted);
     }
     return rc;
 }
@@ -292,11 +295,11 @@ static int try_others(struct belfry_client *c, struct search *s, enum belfry_abi
 /* A warm slot is quicker, but not at the price of a lopsided server: a busier shard's come last. */
 static int try_all(struct belfry_client *c, struct search *s)
 {
-    int rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_WARM, s->random, s->deadline_ns);
+    int rc = try_shard(c, s, s->mine, BELFRY_SLOT_WARM);
     if (rc > 0)
         rc = try_others(c, s, BELFRY_SLOT_WARM, true);
     if (rc > 0)
-        rc = try_shard(c, s->instance_dir, s->mine, BELFRY_SLOT_COLD, s->random, s->deadline_ns);
+        rc = try_shard(c, s, s->mine, BELFRY_SLOT_COLD);
     if (rc > 0)
         rc = try_others(c, s, BELFRY_SLOT_WARM, false);
     if (rc > 0)
@@ -304,11 +307,13 @@ static int try_all(struct belfry_client *c, struct search *s)
     return rc;
 }
 
+/* When all slots have a tenant, waiting helps for as long only as one that has just left looks attached. Where some are free
+   and others are quicker, it is a race that can be won. */
 int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_ns)
 {
     const struct bf_geometry *g = &c->shared->lobby.geometry;
-    int64_t patience_ns = bf_min(deadline_ns, bf_os_now_ns() + FULL_PATIENCE_NS);
-    for (int64_t pause_ns = FULL_PAUSE_NS;; pause_ns *= 2) {
+    int64_t patience_ns = bf_min(deadline_ns, bf_os_now_ns() + FULL_PATIENCE_NS), pause_ns = FULL_PAUSE_NS;
+    for (;;) {
         uint64_t random = some_number(c);
         struct search search = {.instance_dir = instance_dir,
                                 .mine = choose_shard(c, random),
@@ -317,12 +322,14 @@ int bf_client_claim(struct belfry_client *c, int instance_dir, int64_t deadline_
         int rc = try_all(c, &search);
         if (rc <= 0)
             return rc;
-        int64_t now = bf_os_now_ns();
-        if (now >= patience_ns)
+        int64_t now = bf_os_now_ns(), until_ns = search.raced ? deadline_ns : patience_ns;
+        if (now >= until_ns)
             break;
+        pause_ns = search.raced ? RACED_PAUSE_NS : pause_ns;
         uint32_t never = 0;
         struct bf_os_wait pause = {&never, 0};
-        bf_os_wait(&pause, 1, bf_min(now + pause_ns, patience_ns));
+        bf_os_wait(&pause, 1, bf_min(now + pause_ns, until_ns));
+        pause_ns *= 2;
     }
     return bf_error(BELFRY_EFULL, "all %u slots of \"%s\" are taken: try later, or raise max_slots", g->max_slots,
                     g->service);

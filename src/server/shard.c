@@ -117,6 +117,23 @@ static void look_at_current(struct bf_shard *s)
     bf_shard_refuse_claims(s);
 }
 
+static void tell_gone(struct bf_shard *s)
+{
+    if (!s->told_gone && !s->stopping)
+        bf_log(s->log, BELFRY_LOG_ERROR,
+               "somebody removed or moved the directory of shard %u: no client can connect; restart the server",
+               s->index);
+    s->told_gone = true;
+}
+
+/* The kernel tells of its removal only when nobody has it open any more, and we have. */
+void bf_shard_look_at_directory(struct bf_shard *s)
+{
+    struct bf_os_file file;
+    if (bf_os_stat(s->lock_dir, &file) == 0 && file.links == 0)
+        tell_gone(s);
+}
+
 static bool collect(struct bf_shard *s)
 {
     struct bf_event event;
@@ -132,16 +149,14 @@ static bool collect(struct bf_shard *s)
             break;
         case BF_EVENT_SERVICE:
             look_at_current(s);
+            bf_shard_look_at_directory(s);
             break;
         case BF_EVENT_RESCAN: /* what was lost may have been about `current` */
             s->rescan = true;
             look_at_current(s);
             break;
         case BF_EVENT_GONE:
-            bf_log(s->log, BELFRY_LOG_ERROR,
-                   "somebody removed the directory of shard %u: no client can connect; restart "
-                   "the server",
-                   s->index);
+            tell_gone(s);
             break;
         case BF_EVENT_MAILBOX:
             s->mailbox_armed = false;

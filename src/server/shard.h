@@ -60,6 +60,7 @@ struct bf_shard {
     bool junk_left;  /* in the lock directory */
     int64_t vain_ns; /* what is done for nothing has been paid for until then (listener.c) */
     bool was_current;
+    bool told_gone;         /* that its directory is not there any more */
     bool draining;          /* another instance is current, or we were told to: refuse claims */
     int64_t drain_until_ns; /* drain.c: what of drain_ns has been seen; 0: nothing */
 
@@ -127,6 +128,9 @@ void bf_shard_refuse_claims(struct bf_shard *shard);
 
 /* drain.c: a turn's step of draining, if the shard has been asked to. */
 void bf_shard_continue_draining(struct bf_shard *shard);
+
+/* Is the directory of its lock files still there? Says so once if not. */
+void bf_shard_look_at_directory(struct bf_shard *shard);
 
 /* The shard whose thread is running, or NULL. */
 struct bf_shard *bf_shard_self(void);

@@ -65,6 +65,7 @@ static void sweep(struct bf_shard *s, int64_t now_ns)
 {
     s->swept_ns = now_ns;
     counter_add(&s->counters->sweeps, 1);
+    bf_shard_look_at_directory(s);
     for (uint32_t i = 0; i < s->pool.count; i++) {
         struct bf_slot *slot = &s->pool.slots[i];
         if (slot->phase != SLOT_OPEN)

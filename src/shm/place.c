@@ -116,22 +116,33 @@ int bf_place_enter(const struct bf_place *place)
     return dir;
 }
 
-/* Make the directory if it is missing, and open it. */
-static int make_and_open(int dir, const char *name)
+/* Make the directory if it is missing, and enter it. */
+static int make_and_enter(int dir, const char *name)
 {
-    int fd = bf_os_open_dir(dir, name);
+    int fd = bf_os_enter_dir(dir, name);
     if (fd != -ENOENT)
         return fd;
     int rc = bf_os_make_dir(dir, name, OWNER_MODE);
-    return rc < 0 && rc != -EEXIST ? rc : bf_os_open_dir(dir, name);
+    return rc < 0 && rc != -EEXIST ? rc : bf_os_enter_dir(dir, name);
+}
+
+/* The directory that was entered, with all that its owner may do. */
+static int open_entered(int entered)
+{
+    int fd = entered < 0 ? entered : bf_os_open_dir(entered, ".");
+    bf_os_close(entered);
+    return fd;
 }
 
 int bf_place_make(const struct bf_place *place, enum place_door door, uint32_t gid)
 {
-    int root = check_opened(place, make_and_open(BF_OS_CWD, place->root));
+    int entered = check_opened(place, make_and_enter(BF_OS_CWD, place->root));
+    if (entered < 0)
+        return entered;
+    int root = open_entered(entered); /* checked, and ours */
     if (root < 0)
-        return root;
-    int rc = 0, dir = make_and_open(root, place->service);
+        return bf_error_errno(root, "cannot open %s", place->root);
+    int rc = 0, dir = open_entered(make_and_enter(root, place->service));
     if (door !=
         PLACE_OWNER) /* as a service of its own has a door of its own, one that is open does not harm the others */
         rc = bf_os_mode(root, PASS_MODE);

@@ -6,8 +6,10 @@
 #ifndef BF_TESTS_HOSTILE_H
 #define BF_TESTS_HOSTILE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "house.h"
 
@@ -18,10 +20,46 @@ enum { SERVER = 61001, ALICE = 61002, BOB = 61003, MALLORY = 61004, GUESTS = 611
 void hostile_init(struct house *house);
 void hostile_start(struct house *house); /* with the options as they are */
 
+/* A server, for house_process_as(): runs until SIGTERM, or until it has been replaced; exits with 0 then. */
+int hostile_serve(struct house *house, void *argument);
+
 /* The server stops with exit status 0 (no sanitizer had anything to say), and has left nothing behind. */
 void hostile_end(struct house *house);
 
 void hostile_kill(pid_t pid); /* by SIGKILL, and wait */
+
+/* The same call, again and again, from a client that means well, as that user; its pid. hostile_calls() says how many there
+   were; hostile_served() asserts that so many more come, each within 20 s, and hostile_leave() that none failed. */
+struct hostile_guest {
+    pid_t pid;
+    struct hostile_word *calls; /* + 1 */
+};
+struct hostile_guest hostile_guest(struct house *house, uint32_t uid);
+void hostile_served(const struct hostile_guest *guest, uint32_t calls);
+void hostile_leave(struct hostile_guest *guest);
+
+/* Connect and call as that user; asserts that all goes well. */
+void hostile_visit(struct house *house, uint32_t uid);
+
+/* "<root>/house/1/" and the rest; of a slot its lock file. */
+#define HOSTILE_PATH_BYTES 256
+void hostile_path(const struct house *house, char path[HOSTILE_PATH_BYTES], const char *rest);
+void hostile_lock_path(const struct house *house, char path[HOSTILE_PATH_BYTES], uint32_t slot);
+
+/* What a client does step by step, without the library: make the lock file, say hello in it, lock it. The descriptor, or
+   -errno. */
+int hostile_make_lock(const struct house *house, uint32_t slot);
+int hostile_claim(const struct house *house, uint32_t slot, uint32_t version, uint32_t pid);
+
+/* Look until it is true, for at most 20 s. */
+#define hostile_wait(condition)                                      \
+    ({                                                               \
+        bool holds_;                                                 \
+        int64_t until_ = SECONDS(20);                                \
+        while (!(holds_ = (condition)) && belfry_now_ns() < until_)  \
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); \
+        holds_;                                                      \
+    })
 
 /* A number, once, from one process to another. */
 struct hostile_word {
