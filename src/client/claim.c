@@ -153,6 +153,16 @@ static int say_claim(const struct belfry_client *c)
     return rc < 0 ? rc : bf_os_share(c->lock_fd, LOCK_MODE >> 6, c->shared->lobby.geometry.uid, 4);
 }
 
+/* The slot had a tenant between our look and our file; from here on only we can have it. Or that was us: then our file is
+   gone, and we are told why. */
+static int next_generation(const struct belfry_client *c)
+{
+    struct bf_os_file file;
+    if (bf_os_stat(c->lock_fd, &file) < 0 || file.links > 0)
+        return -EAGAIN;
+    return refused_cold(c, (enum belfry_end)load_relaxed(&lobby_slot(&c->shared->lobby, c->slot)->reason));
+}
+
 /* TRY_GOT; TRY_NEXT: not this one; TRY_TAKEN: it is free, but somebody else has just made its lock file; -ESTALE: not this
    instance; or a code. */
 static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enum belfry_abi_state wanted,
@@ -184,7 +194,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
         rc = -ESTALE;
     word = load_acquire(&lobby_slot(&c->shared->lobby, c->slot)->state);
     if (rc == 0 && BELFRY_SLOT_GENERATION(word) != c->generation)
-        rc = -EAGAIN; /* it had a tenant between our look and our file; from here on only we can have one */
+        rc = next_generation(c);
     if (rc == 0 && (wanted == BELFRY_SLOT_COLD || foreign))
         rc = wait_until_ready(c, foreign, deadline_ns);
     bool stale_instance = rc == -ESTALE;

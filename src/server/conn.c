@@ -334,7 +334,8 @@ int bf_conn_turn(struct belfry_conn *conn)
         return -BELFRY_END_PEER_FAULT;
     if (bf_unlikely((conn->halted & HALTED_BY_KICK) != 0))
         return -(int)conn->kicked;
-    if (bf_unlikely(conn->dying != BELFRY_END_NONE) && read == 0)
+    if (bf_unlikely(conn->dying != BELFRY_END_NONE) &&
+        (read == 0 || conn->in.position - conn->dying_from >= conn->in.capacity)) /* it could be read round and round */
         return -(int)conn->dying;
     if (bf_unlikely(conn->draining) && bf_conn_is_drained(conn))
         return -BELFRY_END_DRAINED;

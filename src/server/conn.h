@@ -35,6 +35,7 @@ struct belfry_conn {
     uint64_t drain_from;    /* what had been read by then */
     enum belfry_end kicked; /* why, when it is halted by a kick */
     enum belfry_end dying;  /* the client is gone; handle what it left behind, then end */
+    uint64_t dying_from;    /* what had been read by then: it left a ring at most */
     int out_rc;             /* BELFRY_EPROTO: the client's position was impossible */
 
     enum conn_reservation reservation;

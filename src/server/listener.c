@@ -179,11 +179,13 @@ int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
         if (slot->look_at_ns > now_ns) {
             next = bf_min(next, slot->look_at_ns);
             slot_queue_put(&shard->later, slot);
-        } else if (slot->muted) {
-            slot->muted = false;
-            bf_shard_heat(shard, slot);
         } else {
-            bf_listener_look(shard, slot);
+            bool muted = slot->muted; /* it may wait for both */
+            slot->muted = false;
+            if (muted)
+                bf_shard_heat(shard, slot);
+            if (!muted || slot->hinted)
+                bf_listener_look(shard, slot);
         }
     }
     for (slot = shard->later.first; slot != NULL; slot = slot->next[SLOT_QUEUE_LATER])
@@ -284,8 +286,11 @@ static bool hello_is_there(const struct bf_slot *slot)
 /* The client is gone. What it committed is handled first; then the conn ends. */
 static void conn_dies(struct bf_shard *shard, struct bf_slot *slot)
 {
+    if (slot->conn->dying != BELFRY_END_NONE)
+        return;
     bool bye = load_relaxed(&slot->send->hello) == BELFRY_GOODBYE;
     slot->conn->dying = bye ? BELFRY_END_LEFT : BELFRY_END_DIED;
+    slot->conn->dying_from = slot->conn->in.position;
     bf_shard_heat(shard, slot);
 }
 

@@ -112,8 +112,15 @@ static void look_at_current(struct bf_shard *s)
     s->was_current |= current == own;
     if (s->draining || current == own || (current < own && !s->was_current))
         return; /* a lower number, or none: our own start has not swung the link yet */
-    bf_log(s->log, BELFRY_LOG_INFO, "shard %u drains: instance %llu is current now", s->index,
-           (unsigned long long)current);
+    if (current == 0)
+        bf_log(
+            s->log, BELFRY_LOG_ERROR,
+            "somebody removed the link `current`: no client finds this server any more; shard %u serves those that it "
+            "has; start the server again",
+            s->index);
+    else
+        bf_log(s->log, BELFRY_LOG_INFO, "shard %u drains: instance %llu is current now", s->index,
+               (unsigned long long)current);
     bf_shard_refuse_claims(s);
 }
 

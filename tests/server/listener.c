@@ -18,6 +18,7 @@
 #include "base/os.h"
 #include "client/client.h"
 #include "expect.h"
+#include "server/listener.h"
 #include "server/shard.h"
 #include "server_fixture.h"
 #include "shm/doorbell.h"
@@ -289,6 +290,51 @@ Test(listener, notices_a_death_whose_lock_was_dropped_late)
     raw_close(&raw);
     expect(eventually(load_acquire(&disconnected) == 1));
     expect_eq(load_acquire(&pretend_held), 0);
+    server_fixture_stop(&server);
+}
+
+/* Two things wait for the clock then: its ring, which is looked at no more for a while, and its lock. */
+Test(listener, notices_the_late_death_of_a_client_that_rang_for_nothing)
+{
+    prepare();
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    raw_hello(&raw);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    for (uint64_t heard; (heard = server_fixture_counters().empty_rings) < EMPTY_RINGS_MAX;) {
+        raw_ring(&raw);
+        expect(eventually(server_fixture_counters().empty_rings > heard));
+    }
+    store_release(&pretend_held, 1);
+    raw_close(&raw);
+    expect(eventually(load_acquire(&disconnected) == 1));
+    expect_eq(load_acquire(&pretend_held), 0);
+    server_fixture_stop(&server);
+}
+
+/* Its ring is full of messages all the way round: read to the end of it, one would be at its beginning. */
+Test(listener, ends_a_dead_client_whose_ring_has_no_end)
+{
+    prepare();
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    raw_create(&raw);
+    raw_lock(&raw);
+    raw_hello(&raw);
+    uint8_t *ring = (uint8_t *)raw.send + SEGMENT_HEADER_BYTES;
+    for (uint32_t at = 0; at < server.options.ring_bytes; at += 64)
+        *(struct belfry_abi_entry *)(void *)&ring[at] =
+            (struct belfry_abi_entry){.length = 64, .kind = BELFRY_ONE_WAY, .id = at};
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&messages) > 1000)); /* a living one may do that */
+    raw_close(&raw);
+    expect(eventually(load_acquire(&disconnected) == 1));
+    expect_eq(last_end, BELFRY_END_DIED);
     server_fixture_stop(&server);
 }
 
