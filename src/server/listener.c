@@ -65,15 +65,17 @@ static void weed_entry(void *context, const char *name)
 /* Some of the names that were too many to be removed at once, or whose events were lost. */
 static bool weed(struct bf_shard *shard)
 {
-    if (!shard->junk_left || !afford(shard, JUNK_NS))
+    if ((!shard->weeding && !shard->junk_left) || !afford(shard, JUNK_NS))
         return false;
-    shard->junk_left = bf_os_list_some(shard->lock_dir, weed_entry, shard) > 0;
+    if (!shard->weeding) /* what is made from now on is noted again: this pass may be past its place */
+        shard->junk_left = false;
+    shard->weeding = bf_os_list_some(shard->lock_dir, weed_entry, shard) > 0;
     return true;
 }
 
 int64_t bf_listener_weeds_at(const struct bf_shard *shard)
 {
-    if (!shard->junk_left)
+    if (!shard->junk_left && !shard->weeding)
         return INT64_MAX;
     return shard->hot_count > 0 ? shard->vain_ns - VAIN_BURST_NS : 0;
 }

@@ -57,7 +57,8 @@ struct bf_shard {
     struct bf_slot_queue dirty;
     struct bf_slot_queue later;
     bool rescan;     /* every slot is to be looked at */
-    bool junk_left;  /* in the lock directory */
+    bool junk_left;  /* in the lock directory, and not seen by the pass that goes on */
+    bool weeding;    /* a pass goes on */
     int64_t vain_ns; /* what is done for nothing has been paid for until then (listener.c) */
     bool was_current;
     bool told_gone;         /* that its directory is not there any more */

@@ -147,7 +147,7 @@ void hostile_visit(struct house *house, uint32_t uid)
 
 void hostile_path(const struct house *house, char path[HOSTILE_PATH_BYTES], const char *rest)
 {
-    snprintf(path, HOSTILE_PATH_BYTES, "%s/" SERVICE "/1/%s", house->root, rest);
+    snprintf(path, HOSTILE_PATH_BYTES, "%s/" SERVICE "/current/%s", house->root, rest);
 }
 
 void hostile_lock_path(const struct house *house, char path[HOSTILE_PATH_BYTES], uint32_t slot)

@@ -41,7 +41,7 @@ void hostile_leave(struct hostile_guest *guest);
 /* Connect and call as that user; asserts that all goes well. */
 void hostile_visit(struct house *house, uint32_t uid);
 
-/* "<root>/house/1/" and the rest; of a slot its lock file. */
+/* "<root>/house/current/" and the rest; of a slot its lock file. */
 #define HOSTILE_PATH_BYTES 256
 void hostile_path(const struct house *house, char path[HOSTILE_PATH_BYTES], const char *rest);
 void hostile_lock_path(const struct house *house, char path[HOSTILE_PATH_BYTES], uint32_t slot);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -44,6 +45,188 @@ static void ring_the_bell(belfry_client *c)
 {
     __atomic_fetch_add(&c->send->bell, 1, __ATOMIC_SEQ_CST);
     bf_os_wake(&c->send->bell);
+}
+
+/* --- 14, 15: taken away ------------------------------------------------------------------------------------------------ */
+
+/* A descriptor of one's own `_send`, with which it can be cut short. */
+static int own_segment(const struct house *house, const belfry_client *c)
+{
+    char path[HOSTILE_PATH_BYTES], rest[64];
+    snprintf(rest, sizeof rest, "segments/" SERVICE "_%u_send", c->slot);
+    hostile_path(house, path, rest);
+    return open(path, O_RDWR);
+}
+
+/* Cuts it short, rings, and exits with 0 when it is told that this was the end. */
+static int cut(struct house *house, void *argument)
+{
+    belfry_client *c = attach(house);
+    off_t left = *(off_t *)argument;
+    int fd = own_segment(house, c);
+    bf_os_wake(&c->send->bell); /* while there is one */
+    if (fd < 0 || ftruncate(fd, left) < 0)
+        return 1;
+    if (left >= (off_t)sizeof *c->send) /* the header is there, the ring is not */
+        ring_the_bell(c);
+    for (int64_t until = SECONDS(20); load_acquire(&c->recv->end) == 0 && belfry_now_ns() < until;)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    return load_acquire(&c->recv->end) == BELFRY_END_PEER_FAULT ? 0 : 2;
+}
+
+Test(memory, row_14_who_cuts_his_file_short_ends_his_own_conn)
+{
+    static const off_t lengths[] = {0, 4096};
+    struct house house;
+    hostile_start(&house);
+    struct hostile_guest bob = hostile_guest(&house, BOB);
+    for (int i = 0; i < 10; i++)
+        for (size_t n = 0; n < sizeof lengths / sizeof lengths[0]; n++) {
+            uint32_t uid = i % 2 == 0 ? MALLORY : SERVER;
+            pid_t mallory = house_process_as(uid, uid, cut, &house, (void *)&lengths[n]);
+            cr_assert_eq(house_reap(mallory, 60), 0, "uid %u, cut to %ld", uid, (long)lengths[n]);
+            hostile_served(&bob, 10);
+        }
+    cr_assert_eq(ended(&house, BELFRY_END_PEER_FAULT), 20);
+    hostile_leave(&bob);
+    hostile_end(&house);
+}
+
+/* The handler says that it reads, and reads on until the memory has been taken away. */
+static struct hostile_word *reading, *taken;
+
+static void read_while_it_is_taken(belfry_conn *conn, const belfry_message *m, void *user)
+{
+    uint64_t sum = 0;
+    (void)user;
+    if (m->size == 3000) {
+        hostile_say(reading, 1);
+        while (load_acquire(&taken->value) == 0)
+            for (size_t i = 0; i < m->size; i++)
+                sum += ((const volatile uint8_t *)m->data)[i];
+        for (size_t i = 0; i < m->size; i++)
+            sum += ((const volatile uint8_t *)m->data)[i];
+    }
+    belfry_reply(conn, m, &sum, m->size < sizeof sum ? m->size : sizeof sum);
+}
+
+static int cut_while_it_is_read(struct house *house, void *argument)
+{
+    static uint8_t text[3000];
+    belfry_client *c;
+    (void)argument;
+    if (house_connect_rc(house, &c) < 0 || belfry_send(c, text, sizeof text, NULL) < 0)
+        return 1;
+    hostile_hear(reading);
+    int fd = own_segment(house, c);
+    int rc = fd < 0 || ftruncate(fd, 0) < 0 ? 2 : 0;
+    hostile_say(taken, 1);
+    for (int64_t until = SECONDS(20); load_acquire(&c->recv->end) == 0 && belfry_now_ns() < until;)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    return rc == 0 && load_acquire(&c->recv->end) != BELFRY_END_PEER_FAULT ? 3 : rc;
+}
+
+Test(memory, row_14_who_cuts_it_under_a_handler_ends_his_own_conn)
+{
+    for (uint32_t uid = SERVER; uid <= ALICE; uid++) {
+        struct house house;
+        reading = hostile_word();
+        taken = hostile_word();
+        hostile_init(&house);
+        house.options.on_message = read_while_it_is_taken;
+        house_start(&house);
+        cr_assert_eq(house_reap(house_process_as(uid, uid, cut_while_it_is_read, &house, NULL), 60), 0);
+        cr_assert(house_wait(&house, house_active_is, 0, 20));
+        cr_assert_eq(ended(&house, BELFRY_END_PEER_FAULT), 1);
+        hostile_end(&house);
+    }
+}
+
+/* What may be done with one's own `_send` by a server that may forbid it: exits with the number of ways. */
+static int cut_what_is_protected(struct house *house, void *argument)
+{
+    char path[HOSTILE_PATH_BYTES], rest[64];
+    belfry_client *c;
+    (void)argument;
+    if (house_connect_rc(house, &c) < 0)
+        return 90;
+    int fd = own_segment(house, c), ways = 0;
+    for (uint64_t i = 0; i < 100; i++) /* from the first message on */
+        if (house_echo(c, i, 1000) < 0)
+            return 91;
+    snprintf(rest, sizeof rest, "segments/" SERVICE "_%u_send", c->slot);
+    hostile_path(house, path, rest);
+    ways += fd < 0 || ftruncate(fd, 0) == 0 || errno != EPERM;
+    ways += fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) == 0 || errno != EPERM;
+    ways += open(path, O_RDWR) >= 0 || errno != EPERM;
+    ways += open(path, O_WRONLY | O_TRUNC) >= 0 || errno != EPERM;
+    ways += house_echo(c, 1, 1000) < 0;
+    belfry_close(c);
+    return ways;
+}
+
+Test(memory, row_14_a_server_that_may_forbids_it)
+{
+    struct house house;
+    if (geteuid() != 0)
+        cr_skip_test("only root can be several users");
+    house_init_of(&house, 0);
+    house.options.max_slots = 4 * house_shards(); /* each is used again and again: its files must get new names */
+    house.options.warm_pool = 2 * house_shards();
+    house_start(&house);
+    for (int i = 0; i < 20; i++)
+        cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, cut_what_is_protected, &house, NULL), 30), 0);
+    pid_t killed = house_process_as(MALLORY, MALLORY, cut_what_is_protected, &house, NULL);
+    house_reap(killed, 30);
+    cr_assert(house_wait(&house, house_active_is, 0, 20));
+    hostile_kill(house.server); /* what was protected is removed by the next start */
+    house_start(&house);
+    cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, cut_what_is_protected, &house, NULL), 30), 0);
+    hostile_end(&house);
+}
+
+/* Fills the file system, then gives back pages of its own `_send` that the server will want to read. */
+static int punch(struct house *house, void *argument)
+{
+    static uint8_t text[65536];
+    char path[HOSTILE_PATH_BYTES];
+    belfry_client *c = attach(house);
+    int fd = own_segment(house, c);
+    (void)argument;
+    hostile_path(house, path, "shard-0/.filler");
+    int filler = open(path, O_CREAT | O_WRONLY, 0600);
+    if (fd < 0 || filler < 0 || fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20) < 0)
+        return 1;
+    while (write(filler, text, sizeof text) > 0)
+        ;
+    for (size_t bytes = 4096; bytes > 0; bytes /= 2)
+        while (write(filler, text, bytes) > 0)
+            ;
+    for (int64_t until = SECONDS(20); load_acquire(&c->recv->end) == 0 && belfry_now_ns() < until;)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    enum belfry_end end = (enum belfry_end)load_acquire(&c->recv->end);
+    unlink(path);
+    return end == BELFRY_END_PEER_FAULT ? 0 : 2;
+}
+
+Test(memory, row_15_who_punches_holes_into_a_full_file_system_ends_his_own_conn)
+{
+    struct house house;
+    hostile_init(&house);
+    if (mount("none", house.root, "tmpfs", 0, "size=3m,mode=0711") < 0) {
+        house_clear(&house);
+        cr_skip_test("may not mount: %s", strerror(errno));
+    }
+    cr_assert_eq(chown(house.root, SERVER, SERVER), 0);
+    house_start(&house);
+    struct hostile_guest bob = hostile_guest(&house, BOB);
+    cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, punch, &house, NULL), 60), 0);
+    hostile_served(&bob, 100);
+    hostile_leave(&bob);
+    hostile_visit(&house, ALICE);
+    cr_assert_eq(house_stop(&house), 0);
+    umount2(house.root, MNT_DETACH);
+    house_clear(&house);
 }
 
 /* --- 17: changed while it is read --------------------------------------------------------------------------------------- */
