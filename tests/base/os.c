@@ -70,6 +70,102 @@ Test(os, creates_with_the_mode_that_was_asked_for)
     expect(file.directory);
 }
 
+/* Exits with what opening the file as another user gives: 0 or errno. */
+static int open_as(uid_t uid, const char *path, int flags)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0 ? 255 : open(path, flags) >= 0 ? 0 : errno);
+    return WEXITSTATUS(fixture_reap(pid));
+}
+
+Test(os, shares_a_file_with_one_user_alone)
+{
+    enum { GUEST = 61002, STRANGER = 61003 };
+    char path[FIXTURE_PATH_BYTES + 16], parent[FIXTURE_PATH_BYTES + 16];
+    if (bf_os_uid() != 0)
+        cr_skip_test("only root can be several users");
+    snprintf(path, sizeof path, "%s/file", root);
+    snprintf(parent, sizeof parent, "%s/..", root);
+    expect(chmod(root, 0711) == 0 && chmod(parent, 0711) == 0);
+    int fd = bf_os_open(dir, "file", BF_OS_READ_WRITE | BF_OS_CREATE_NEW, 0600);
+    expect_eq(open_as(GUEST, path, O_RDONLY), EACCES);
+    expect_eq(bf_os_share(fd, 6, GUEST, 4), 0);
+    expect_eq(open_as(GUEST, path, O_RDONLY), 0);
+    expect_eq(open_as(GUEST, path, O_RDWR), EACCES);
+    expect_eq(open_as(STRANGER, path, O_RDONLY), EACCES);
+    expect_eq(bf_os_share(fd, 6, GUEST, 6), 0);
+    expect_eq(open_as(GUEST, path, O_RDWR), 0);
+    expect_eq(open_as(STRANGER, path, O_RDONLY), EACCES);
+    bf_os_close(fd);
+}
+
+Test(os, keeps_a_file_from_being_shortened)
+{
+    int fd = bf_os_open(dir, "file", BF_OS_READ_WRITE | BF_OS_CREATE_NEW, 0600);
+    expect_eq(bf_os_size(fd, 8192), 0);
+    int rc = bf_os_append_only(fd, true);
+    if (rc == -EPERM)
+        cr_skip_test("may not: no CAP_LINUX_IMMUTABLE");
+    expect_eq(rc, 0);
+    expect_eq(bf_os_size(fd, 0), -EPERM);
+    expect_eq(bf_os_unlink(dir, "file"), -EPERM);
+    expect_eq(bf_os_open(dir, "file", BF_OS_WRITE, 0), -EPERM);
+    expect_eq(bf_os_append_only(fd, false), 0);
+    expect_eq(bf_os_unlink(dir, "file"), 0);
+    bf_os_close(fd);
+}
+
+static void note_name(void *context, const char *name)
+{
+    bool *seen = context;
+    seen[atoi(name)] = true;
+}
+
+Test(os, lists_a_directory_some_names_at_a_time)
+{
+    enum { NAMES = 500 };
+    bool seen[NAMES] = {false};
+    char name[16];
+    for (int i = 0; i < NAMES; i++) {
+        snprintf(name, sizeof name, "%d", i);
+        bf_os_close(bf_os_open(dir, name, BF_OS_WRITE | BF_OS_CREATE_NEW, 0600));
+    }
+    for (int round = 0; round < 2; round++) { /* the second begins anew */
+        int calls = 1, rc;
+        while ((rc = bf_os_list_some(dir, note_name, seen)) == 1)
+            calls++;
+        expect_eq(rc, 0);
+        expect(calls > 5 && calls < NAMES);
+        for (int i = 0; i < NAMES; i++) {
+            expect(seen[i]);
+            seen[i] = false;
+        }
+    }
+}
+
+Test(os, enters_a_directory_that_it_may_not_list)
+{
+    struct bf_os_file file;
+    expect_eq(bf_os_make_dir(dir, "inner", 0711), 0);
+    expect_eq(bf_os_enter_dir(dir, "nothing"), -ENOENT);
+    bf_os_close(bf_os_open(dir, "file", BF_OS_WRITE | BF_OS_CREATE_NEW, 0600));
+    expect_eq(bf_os_enter_dir(dir, "file"), -ENOTDIR);
+    expect_eq(bf_os_symlink(dir, "inner", "link"), 0);
+    expect_eq(bf_os_enter_dir(dir, "link"), -ENOTDIR);
+    int inner = bf_os_enter_dir(dir, "inner");
+    expect(inner >= 0);
+    expect_eq(bf_os_stat(inner, &file), 0);
+    expect(file.directory);
+    int fd = bf_os_open(inner, "file", BF_OS_READ_WRITE | BF_OS_CREATE_NEW, 0600);
+    char text[8] = "";
+    expect_eq(bf_os_write_at(fd, "word", 4, 2), 0);
+    expect_eq(bf_os_read_at(fd, text, sizeof text, 2), 4);
+    expect_text(text, "word");
+    bf_os_close(fd);
+    bf_os_close(inner);
+}
+
 Test(os, creates_a_name_once)
 {
     int fd = bf_os_open(dir, "file", BF_OS_WRITE | BF_OS_CREATE_NEW, 0600);

@@ -11,6 +11,8 @@
 
 #include <belfry/abi.h>
 
+#include "base/os.h"
+#include "client/client.h"
 #include "hostile.h"
 
 TestSuite(others, .timeout = 120);
@@ -245,5 +247,55 @@ Test(others, may_not_come_and_go_for_ever)
     house_start(&house);
     cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, come_and_go, &house, NULL), 60), 0);
     cr_assert_eq(house_reap(house_process_as(BOB, BOB, call_of_many_sizes, &house, NULL), 60), 0);
+    hostile_end(&house);
+}
+
+/* The first part of a message of a mebibyte, and nothing after it. */
+static void begin_large(belfry_client *c, const void *data, uint64_t bytes)
+{
+    struct parts_out part = {.data = data, .bytes = bytes, .id = 1000, .kind = BELFRY_REQUEST};
+    bool moved = false;
+    parts_send(&c->out, &part, 1, &moved);
+    __atomic_fetch_add(&c->send->bell, 1, __ATOMIC_SEQ_CST);
+    bf_os_wake(&c->send->bell);
+}
+
+/* Messages of a mebibyte, there and back; then two are begun and not finished. Exits with 0 when the next is refused. */
+static int send_large(struct house *house, void *argument)
+{
+    static uint8_t text[1 << 20];
+    belfry_client *c[3];
+    belfry_message reply;
+    (void)argument;
+    for (int i = 0; i < 3; i++)
+        if (house_connect_rc(house, &c[i]) < 0)
+            return 1;
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (uint8_t)(i * 31);
+    for (int i = 0; i < 3; i++) {
+        if (belfry_call(c[i], text, sizeof text, &reply, SECONDS(20)) < 0 || reply.size != sizeof text ||
+            memcmp(reply.data, text, sizeof text) != 0)
+            return 2;
+        belfry_release(c[i], &reply);
+    }
+    for (int i = 0; i < 2; i++) {
+        begin_large(c[i], text, sizeof text);
+        if (house_echo(c[i], 1, 64) < 0) /* now that has been seen */
+            return 3;
+    }
+    return belfry_call(c[2], text, sizeof text, &reply, SECONDS(20)) == -ENOBUFS ? 0 : 4;
+}
+
+Test(others, have_large_messages_within_their_share)
+{
+    struct house house;
+    hostile_init(&house);
+    house.options.message_bytes_max = 1 << 20;
+    house.options.whole_bytes_max = 64 << 20;
+    house.options.uid_bytes_max = 2 << 20;
+    house_start(&house);
+    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, send_large, &house, NULL), 60), 0);
+    cr_assert_gt(house_stats(&house).total.whole_refused, 0);
+    hostile_visit(&house, BOB);
     hostile_end(&house);
 }

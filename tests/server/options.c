@@ -182,3 +182,30 @@ Test(options, may_come_from_a_newer_program)
     newer.o.on_message = on_message;
     resolved(&newer.o);
 }
+
+Test(options, let_in_other_users_within_bounds)
+{
+    belfry_server_options o = good();
+    belfry_server_options out = resolved(&o);
+    expect_eq(out.access, BELFRY_ACCESS_OWNER);
+    expect_eq(out.access_gid, bf_os_gid());
+    expect_eq(out.uid_slots_max, out.max_slots / 4);
+    expect_eq(out.uid_bytes_max, out.whole_bytes_max / 2);
+    expect(out.uid_connects_max > 0);
+
+    o.max_slots = 2;
+    o.message_bytes_max = 1u << 30;
+    out = resolved(&o);
+    expect_eq(out.uid_slots_max, 1);
+    expect_eq(out.uid_bytes_max, 1u << 30);
+
+    o = good();
+    o.access = (enum belfry_access)3;
+    expect_bad(&o, BELFRY_EOPTION, "access");
+    o = good();
+    o.uid_connects_max = 0;
+    expect_bad(&o, BELFRY_EOPTION, "uid_connects_max");
+    o = good();
+    o.uid_bytes_max = o.message_bytes_max - 1;
+    expect_bad(&o, BELFRY_EOPTION, "uid_bytes_max");
+}
