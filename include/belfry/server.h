@@ -6,6 +6,10 @@
  * - Handlers run on the shard's thread. A handler that blocks stops all clients of that shard.
  * - The server's threads are pinned to a core each (`pin`), and a handler for fork (`atfork`) closes in the child what
  *   would otherwise keep a dead server alive. Both can be switched off.
+ * - The process gets a handler for SIGBUS (`sigbus_guard`; can be switched off): whoever may write to a client's segment can
+ *   cut it short while the server uses it. The handler takes care of the addresses of segments and passes all else on to the one
+ *   that was there before, or to the default. A handler that you install later must call the one that it finds. It stays until
+ *   the process ends. A thread that blocks SIGBUS is not guarded.
  * - libbelfry built with jemalloc: only mallocx, dallocx and mallctl are called, but a program that links the static
  *   library gets jemalloc as its malloc, and the shared library cannot be loaded with dlopen ("static TLS block").
  *   -Dallocator=libc is the remedy for both.
@@ -78,7 +82,8 @@ typedef struct belfry_server_options {
      * A request (answer it with belfry_reply, belfry_fail or reserve/commit before returning, or belfry_defer it, else
      * the client gets BELFRY_EUNANSWERED) or a one-way message (m->kind tells). Required. Shard's thread. `m` and its data die on
      * return. The data of the server's own user's clients lies in memory that these can write: read each byte once if
-     * that matters to you. What another user sent is a copy.
+     * that matters to you. If they take that memory away meanwhile, what you have not read yet becomes zeros, and the conn
+     * ends when you return. What another user sent is a copy.
      */
     void (*on_message)(belfry_conn *conn, const belfry_message *m, void *user);
 
@@ -147,6 +152,7 @@ typedef struct belfry_server_options {
     bool atfork;       /* close the server's lock in forked children */
     bool stop_signals; /* SIGINT and SIGTERM stop the server; one server per process may say so */
     bool own_loop;     /* no thread is made: yours runs the one shard, with belfry_shard_turn() */
+    bool sigbus_guard; /* catch SIGBUS: a client that truncates its segments loses its conn, not you your process */
 } belfry_server_options;
 
 /*

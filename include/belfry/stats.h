@@ -51,6 +51,7 @@ typedef struct belfry_counters {
     uint64_t expired;         /* requests not handed over, because their deadline had passed */
     uint64_t whole_refused;   /* large messages for which there was no memory, or whole_bytes_max was reached */
     uint64_t outbox_full;     /* replies and pushes that found a full outbox and were not taken */
+    uint64_t bus_faults;      /* slots whose segments were truncated or had no memory when the server touched them */
     uint64_t reserved[8];
 } belfry_counters;
 

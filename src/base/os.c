@@ -446,6 +446,13 @@ int bf_os_map_none(void *at, size_t bytes)
     return map == MAP_FAILED ? -errno : 0;
 }
 
+int bf_os_map_zeros(void *at, size_t bytes, bool writable)
+{
+    int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *map = mmap(at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return map == MAP_FAILED ? -errno : 0;
+}
+
 int bf_os_unmap(void *at, size_t bytes)
 {
     return munmap(at, bytes) == 0 ? 0 : -errno;
@@ -544,4 +551,27 @@ int bf_os_on_signal(int number, void (*handler)(int), void (**before)(int))
     if (before != NULL)
         *before = (old.sa_flags & SA_SIGINFO) == 0 ? old.sa_handler : SIG_DFL;
     return 0;
+}
+
+int bf_os_action(int number, const struct sigaction *action, struct sigaction *before)
+{
+    return sigaction(number, action, before) == 0 ? 0 : -errno;
+}
+
+void bf_os_mask_more(const sigset_t *set)
+{
+    pthread_sigmask(SIG_BLOCK, set, NULL);
+}
+
+void bf_os_unmask(int number)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+void bf_os_raise(int number)
+{
+    raise(number);
 }

@@ -8,6 +8,7 @@
 #ifndef BF_BASE_OS_H
 #define BF_BASE_OS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -109,6 +110,7 @@ void bf_os_unmap_memory(void *at, size_t bytes);
 void *bf_os_reserve(size_t bytes); /* addresses without memory; NULL when there are none */
 int bf_os_map(int fd, size_t bytes, bool writable, void *at, void **out); /* `at` NULL: anywhere; else replaces */
 int bf_os_map_none(void *at, size_t bytes);                               /* back to addresses without memory */
+int bf_os_map_zeros(void *at, size_t bytes, bool writable);               /* replaces; async-signal-safe */
 int bf_os_unmap(void *at, size_t bytes);
 int bf_os_populate(void *at, size_t bytes, bool writable);
 int bf_os_no_fork(void *at, size_t bytes); /* a forked child does not get it */
@@ -145,5 +147,11 @@ int bf_os_inotify_add(int fd, const char *path, uint32_t mask);
 
 void bf_os_block_signals(void); /* all that are not faults, in the calling thread */
 int bf_os_on_signal(int signal, void (*handler)(int), void (**before)(int)); /* `before` may be NULL */
+
+/* The whole of an action; both may be NULL. Async-signal-safe, as are those below. */
+int bf_os_action(int signal, const struct sigaction *action, struct sigaction *before);
+void bf_os_mask_more(const sigset_t *set); /* in the calling thread */
+void bf_os_unmask(int signal);
+void bf_os_raise(int signal); /* for the calling thread */
 
 #endif

@@ -318,6 +318,10 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
         bf_listener_refuse(shard, slot, shard->stopping ? BELFRY_END_STOPPED : BELFRY_END_DRAINING, 0);
         return;
     }
+    if (load_relaxed(&slot->faulted) != 0) { /* by now, or when it was warm */
+        bf_listener_refuse(shard, slot, BELFRY_END_PEER_FAULT, 0);
+        return;
+    }
     int64_t age_ns = bf_os_now_ns() - slot->claimed_ns;
     int64_t grace_ns = shard->options->claim_grace_ms * NS_PER_MS;
     bool held = claim->kind == CLAIM_HELD;

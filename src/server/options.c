@@ -43,6 +43,7 @@ void belfry_server_options_init(belfry_server_options *o, size_t size)
         .skip_expired = true,
         .pin = BF_DEFAULT_PIN,
         .atfork = true,
+        .sigbus_guard = true,
     };
     memset(o, 0, size);
     memcpy(o, &defaults, bf_min(size, sizeof defaults));

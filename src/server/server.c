@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/order.h"
 #include "base/os.h"
+#include "server/guard.h"
 
 /* --- fork: a child must not keep a dead server alive --------------------------------------------------------------- */
 
@@ -294,6 +295,8 @@ int belfry_server_start(belfry_server *s)
         return rc;
     }
     rc = take_signals(s);
+    if (rc == 0 && s->options.sigbus_guard)
+        rc = bf_guard_start(&s->log);
     if (rc == 0)
         rc = make_lobby(s);
     if (rc == 0)

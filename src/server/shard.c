@@ -16,6 +16,7 @@
 #include "base/order.h"
 #include "base/os.h"
 #include "server/conn.h"
+#include "server/guard.h"
 #include "server/io.h"
 #include "server/listener.h"
 #include "server/server.h"
@@ -344,6 +345,10 @@ static bool turn(struct bf_shard *s)
     if (bf_unlikely(s->timers.count > 0))
         worked |= fire(s);
     worked |= drain(s);
+    if (bf_unlikely(load_relaxed(&s->pool.faults) != 0)) {
+        bf_guard_take(s);
+        worked = true;
+    }
     flush(s);
     if (worked) {
         counter_add(&s->counters->turns, 1);

@@ -35,6 +35,7 @@ struct bf_shard {
 
     struct bf_reactor reactor;
     struct bf_slot_pool pool;
+    struct guard_range *guard; /* its range, for the handler of SIGBUS; NULL: not guarded */
     struct bf_arena arena;
     struct bf_spin spin;
     struct belfry_abi_shard *lobby;

@@ -59,6 +59,15 @@ static bool look_at_parked(struct bf_shard *s)
 
 /* --- the clock ------------------------------------------------------------------------------------------------------ */
 
+/* Nobody has touched its segments since they were made. If they were cut short since, better we find out than a client. */
+static void look_at_warm(struct bf_shard *s, struct bf_slot *slot)
+{
+    load_relaxed(&slot->send->bell);
+    load_relaxed(&slot->recv->bell);
+    if (load_relaxed(&slot->faulted) != 0)
+        bf_slot_pool_remake(&s->pool, slot);
+}
+
 /* What only the slow sweep found was lost by somebody: count it, and serve it. An entry is suspected at one sweep and
    rescued at the next: a client may have been stopped between its commit and its ring. */
 static void sweep(struct bf_shard *s, int64_t now_ns)
@@ -68,6 +77,8 @@ static void sweep(struct bf_shard *s, int64_t now_ns)
     bf_shard_look_at_directory(s);
     for (uint32_t i = 0; i < s->pool.count; i++) {
         struct bf_slot *slot = &s->pool.slots[i];
+        if (slot->phase == SLOT_WARM)
+            look_at_warm(s, slot);
         if (slot->phase != SLOT_OPEN)
             continue;
         if (slot->hot_index != SLOT_NOT_HOT || !bf_conn_has_work(slot->conn))
@@ -166,7 +177,7 @@ static bool lie_down(struct bf_shard *s)
                 bf_slot_pool_is_busy(&s->pool);
     for (uint32_t i = 0; i < s->hot_count && !work; i++)
         work = bf_conn_has_work(s->hot[i]->conn);
-    return work;
+    return work || load_relaxed(&s->pool.faults) != 0; /* that look, too, may have met one */
 }
 
 static void get_up(struct bf_shard *s)

@@ -77,6 +77,8 @@ struct bf_slot {
     bool suspected; /* the sweep found an unrung entry at suspected_at */
     uint64_t suspected_at;
 
+    uint32_t faulted; /* zeros stand for one of its segments: guard.c, perhaps on another thread */
+
     bool queued[SLOT_QUEUES];
     struct bf_slot *next[SLOT_QUEUES];
 };

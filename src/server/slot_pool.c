@@ -137,6 +137,10 @@ static void unmap_segments(struct bf_slot_pool *pool, struct bf_slot *slot)
     bf_os_map_none(slot_address(pool, slot, SEGMENT_SEND), pool->stride);
     slot->send = NULL;
     slot->recv = NULL;
+    if (bf_unlikely(load_relaxed(&slot->faulted) != 0)) {
+        counter_add(&pool->counters->bus_faults, 1);
+        store_relaxed(&slot->faulted, 0);
+    }
 }
 
 /* --- making one slot, a bite at a time --------------------------------------------------------------------------- */
@@ -480,6 +484,18 @@ static void vacate(struct bf_slot_pool *pool, struct bf_slot *slot)
     slot->counted = false;
 }
 
+void bf_slot_pool_remake(struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    INVARIANT(slot->phase == SLOT_WARM);
+    if (bf_claim_take(pool->lock_dir, slot->number) < 0)
+        return; /* the listener will see whose name it is, and that the slot is marked */
+    count_warm(pool, -1);
+    count_active(pool, 1);
+    bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
+    slot->phase = SLOT_ENDING;
+    bf_slot_pool_recycle(pool, slot);
+}
+
 void bf_slot_pool_recycle(struct bf_slot_pool *pool, struct bf_slot *slot)
 {
     vacate(pool, slot);
@@ -516,7 +532,7 @@ void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enu
     counter_add(&pool->counters->refusals[reason], 1);
     store_relaxed(&slot->lobby->reason, (uint32_t)reason);
     slot->hinted = false;
-    if (next_generation(pool, slot) == 0 && pool->warm < pool->warm_target) {
+    if (next_generation(pool, slot) == 0 && pool->warm < pool->warm_target && load_relaxed(&slot->faulted) == 0) {
         slot->phase = SLOT_WARM;
         count_warm(pool, 1);
         bf_slot_publish(slot, BELFRY_SLOT_WARM);

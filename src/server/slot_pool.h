@@ -61,6 +61,8 @@ struct bf_slot_pool {
     uint8_t *range; /* slot i: send at range + i * stride, recv right after it */
     uint64_t stride;
 
+    uint32_t faults; /* 1: a slot is marked as faulted, and the shard has not looked yet; set by guard.c */
+
     struct bf_slot_maker maker;
     struct bf_slot_queue demand;
     struct bf_slot_queue ended;
@@ -109,6 +111,9 @@ void bf_slot_pool_recycle(struct bf_slot_pool *pool, struct bf_slot *slot);
 /* The claim of another user's client, who has not been let at the segments, is refused because of `reason`: they serve
    the next one. */
 void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason);
+
+/* Nobody has this warm slot, and its segments are no good: new ones, unless a client is just coming. */
+void bf_slot_pool_remake(struct bf_slot_pool *pool, struct bf_slot *slot);
 
 /* A claimed slot without segments is given up, because of `reason`. */
 void bf_slot_pool_give_up(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason);

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/order.h"
 #include "base/os.h"
+#include "server/guard.h"
 #include "server/io.h"
 #include "server/obituary.h"
 #include "server/server.h"
@@ -108,6 +109,8 @@ static int open_all(struct bf_shard *s)
                                              .no_fork = s->options->atfork};
         rc = bf_slot_pool_open(&s->pool, &config);
     }
+    if (rc == 0 && s->options->sigbus_guard && (s->guard = bf_guard_add(&s->pool)) == NULL)
+        rc = bf_error(-ENOMEM, "no memory for the guard of shard %u", s->index);
     if (rc == 0)
         rc = allocate_lists(s);
     if (rc == 0)
@@ -145,6 +148,8 @@ static void close_all(struct bf_shard *s)
     end_waits(s);
     if (s->reactor.uring.open)
         bf_reactor_close(&s->reactor);
+    bf_guard_remove(s->guard);
+    s->guard = NULL;
     if (s->pool.slots != NULL)
         bf_slot_pool_close(&s->pool);
     bf_os_close(s->lock_dir);

@@ -51,7 +51,7 @@ Test(options, are_those_that_the_library_was_built_with)
     expect_eq(o.ring_bytes, BF_DEFAULT_RING_BYTES);
     expect_eq(o.message_bytes_max, BF_DEFAULT_MESSAGE_BYTES_MAX);
     expect_eq(o.pin, BF_DEFAULT_PIN);
-    expect(o.atfork && !o.stop_signals);
+    expect(o.atfork && o.sigbus_guard && !o.stop_signals);
     expect(o.on_connect == NULL && o.on_disconnect == NULL && o.on_log == NULL && o.user == NULL);
 }
 
