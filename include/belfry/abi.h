@@ -333,7 +333,7 @@ BELFRY_ABI_AT(belfry_abi_slot, reason, 4);
 BELFRY_ABI_AT(belfry_abi_slot, uid, 8);
 BELFRY_ABI_AT(belfry_abi_slot, parked, 12);
 BELFRY_ABI_SIZE(belfry_abi_slot, 16);
-BELFRY_ABI_ASSERT(sizeof(belfry_counters) == 72 * sizeof(uint64_t), "belfry_counters has changed its size");
+BELFRY_ABI_ASSERT(sizeof(belfry_counters) == 90 * sizeof(uint64_t), "belfry_counters has changed its size");
 BELFRY_ABI_ASSERT(sizeof(void *) == 8, "positions are 64-bit words: both sides must be 64-bit programs");
 
 /* A constant of this layout: each step is FNV-1a over one number. Both sides must have computed the same. */

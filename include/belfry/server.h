@@ -3,7 +3,8 @@
  * belfry/server.h: turn this process into an IPC server.
  *
  * Caveats, before anything else:
- * - Handlers run on the shard's thread. A handler that blocks stops all clients of that shard.
+ * - Handlers run on the shard's thread. A handler that blocks stops all clients of that shard; from `stall_ms` on that is
+ *   counted and logged.
  * - The server's threads are pinned to a core each (`pin`), and a handler for fork (`atfork`) closes in the child what
  *   would otherwise keep a dead server alive. Both can be switched off.
  * - The process gets a handler for SIGBUS (`sigbus_guard`; can be switched off): whoever may write to a client's segment can
@@ -147,6 +148,7 @@ typedef struct belfry_server_options {
     uint32_t uid_connects_max; /* connects per second, and so many at once after a pause */
     uint64_t uid_bytes_max;    /* of messages that arrive in parts; 0: half of whole_bytes_max, or one message */
 
+    uint32_t stall_ms; /* a turn that takes so long is counted as a stall, and logged every 10 s at most; 0: never */
     bool skip_expired; /* answer -ETIMEDOUT for the handler when a request's deadline has passed before its turn */
     bool pin;          /* pin shard i to the i-th allowed core */
     bool atfork;       /* close the server's lock in forked children */

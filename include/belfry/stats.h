@@ -15,6 +15,8 @@ extern "C" {
 #endif
 
 #define BELFRY_SHARDS_MAX 64
+#define BELFRY_LONG_TURNS 16
+#define BELFRY_LONG_TURN_NS 64000ll
 
 /* One shard's counters, or their sum. Part of the shared-memory format: only append, and raise the version. */
 typedef struct belfry_counters {
@@ -52,6 +54,9 @@ typedef struct belfry_counters {
     uint64_t whole_refused;   /* large messages for which there was no memory, or whole_bytes_max was reached */
     uint64_t outbox_full;     /* replies and pushes that found a full outbox and were not taken */
     uint64_t bus_faults;      /* slots whose segments were truncated or had no memory when the server touched them */
+    uint64_t stalled_turns;   /* of the shard's loop, that took stall_ms or more */
+    uint64_t longest_turn_ns; /* in the total: of any shard */
+    uint64_t long_turns[BELFRY_LONG_TURNS]; /* of 64 us << i and more, up to twice that; the last one: and more */
     uint64_t reserved[8];
 } belfry_counters;
 

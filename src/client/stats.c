@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/order.h"
 #include "base/os.h"
@@ -24,6 +25,9 @@ static void add_up(belfry_statistics *out, uint32_t shard, const belfry_counters
         to[i] = load_relaxed(&from[i]);
         total[i] += to[i];
     }
+    uint64_t longest_ns = out->shard[shard].longest_turn_ns;
+    out->total.longest_turn_ns -= longest_ns; /* the one counter that is no sum */
+    out->total.longest_turn_ns = bf_max(out->total.longest_turn_ns, longest_ns);
 }
 
 static int open_current(const struct bf_place *place, struct bf_lobby *lobby)

@@ -18,6 +18,7 @@
 #define DEFERRED_MAX 64u
 #define WHOLE_BYTES_MAX (256ull << 20)
 #define CLAIM_GRACE_MS 1000u
+#define STALL_MS 100u
 #define UID_CONNECTS_MAX 500u
 #define MESSAGE_BYTES_MIN 64u   /* a failure must fit */
 #define AREAS_PER_SLOT 2        /* memory maps: one per segment */
@@ -40,6 +41,7 @@ void belfry_server_options_init(belfry_server_options *o, size_t size)
         .access_gid = UINT32_MAX,
         .uid_connects_max = UID_CONNECTS_MAX,
         .spin = BELFRY_SPIN_DEFAULT,
+        .stall_ms = STALL_MS,
         .skip_expired = true,
         .pin = BF_DEFAULT_PIN,
         .atfork = true,

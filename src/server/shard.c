@@ -28,6 +28,7 @@
 #define EVENTS_PER_TURN 1024
 #define BUSY_TURNS 256 /* between two looks at the clock */
 #define MUTE_NS 10000000ll
+#define POLLS_PER_MARK 8 /* a turn that finds nothing is short, and comes again and again */
 #define LETTERS_PER_TURN 64
 #define TURNS_PER_STEP 4
 #define COARSE_LAG_NS 20000000ll /* twice what the coarse clock may be behind */
@@ -368,8 +369,12 @@ static bool turn(struct bf_shard *s)
 static bool turn_on(struct bf_shard *s, uint64_t turns_max, bool sleeps)
 {
     bool polling = false;
+    pace_start(&s->pace);
     while (!s->finished) {
-        if (turn(s)) {
+        bool worked = turn(s);
+        if (worked || s->spin.polls % POLLS_PER_MARK == 0)
+            pace_turn(s, &s->pace);
+        if (worked) {
             if (--turns_max == 0)
                 return true;
             if (polling) {
@@ -387,6 +392,7 @@ static bool turn_on(struct bf_shard *s, uint64_t turns_max, bool sleeps)
         if (bf_spin_again(&s->spin))
             continue;
         bf_shard_sleep(s);
+        pace_start(&s->pace);
         polling = false;
     }
     return false;

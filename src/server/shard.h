@@ -15,6 +15,7 @@
 #include "server/arena.h"
 #include "server/mailbox.h"
 #include "server/outbox.h"
+#include "server/pace.h"
 #include "server/slot_pool.h"
 #include "server/timer.h"
 #include "shm/ring.h"
@@ -38,6 +39,7 @@ struct bf_shard {
     struct guard_range *guard; /* its range, for the handler of SIGBUS; NULL: not guarded */
     struct bf_arena arena;
     struct bf_spin spin;
+    struct bf_pace pace;
     struct belfry_abi_shard *lobby;
     belfry_counters *counters;
     int lock_dir;

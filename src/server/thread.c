@@ -87,6 +87,7 @@ static int open_all(struct bf_shard *s)
     snprintf(service, sizeof service, "%.400s/%s", server->place.root, server->place.service);
     snprintf(locks, sizeof locks, "%s/%llu/shard-%u", service, (unsigned long long)g->instance, s->index);
     bf_spin_init(&s->spin, s->options->spin);
+    bf_pace_init(&s->pace);
     bf_timers_init(&s->timers);
 
     int rc = bf_arena_open(&s->arena);
