@@ -4,7 +4,7 @@
  *
  * Caveats, before anything else:
  * - Handlers run on the shard's thread. A handler that blocks stops all clients of that shard; from `stall_ms` on that is
- *   counted and logged.
+ *   counted and logged. One that ends its thread (pthread_exit, pthread_cancel) ends the process by SIGABRT.
  * - The server's threads are pinned to a core each (`pin`), and a handler for fork (`atfork`) closes in the child what
  *   would otherwise keep a dead server alive. Both can be switched off.
  * - The process gets a handler for SIGBUS (`sigbus_guard`; can be switched off): whoever may write to a client's segment can

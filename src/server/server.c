@@ -18,6 +18,7 @@
 #include "base/order.h"
 #include "base/os.h"
 #include "server/guard.h"
+#include "server/lost.h"
 
 /* --- fork: a child must not keep a dead server alive --------------------------------------------------------------- */
 
@@ -324,6 +325,7 @@ int belfry_server_wait(belfry_server *s)
     int rc = s->options.own_loop ? bf_own_loop_run(s) : 0;
     if (rc < 0)
         return rc;
+    bf_lost_wait(s);
     join_shards(s);
     close_files(s);
     s->started = false;

@@ -87,6 +87,7 @@ struct bf_shard {
     bool event_is_set;
     int event_fd; /* set when a turn is wanted; -1: the shard has a thread of its own */
     pthread_t owner;
+    struct bf_shard *next_here; /* of the same thread; lost.c */
 
     /* the user's own operations in flight */
     struct belfry_io_link *ios;

@@ -13,6 +13,7 @@
 #include "base/os.h"
 #include "server/conn.h"
 #include "server/listener.h"
+#include "server/lost.h"
 
 #define QUIET_SLEEPS_MAX 4 /* a hot slot without a message for this many sleeps is parked */
 #define BUSY_HOT_MAX 8     /* with more hot slots than this, a busy shard parks quiet ones too */
@@ -72,6 +73,7 @@ static void look_at_warm(struct bf_shard *s, struct bf_slot *slot)
    rescued at the next: a client may have been stopped between its commit and its ring. */
 static void sweep(struct bf_shard *s, int64_t now_ns)
 {
+    bf_lost_look(s->server);
     s->swept_ns = now_ns;
     counter_add(&s->counters->sweeps, 1);
     bf_shard_look_at_directory(s);

@@ -15,6 +15,7 @@
 #include "base/os.h"
 #include "server/guard.h"
 #include "server/io.h"
+#include "server/lost.h"
 #include "server/obituary.h"
 #include "server/server.h"
 #include "server/sleep.h"
@@ -90,7 +91,9 @@ static int open_all(struct bf_shard *s)
     bf_pace_init(&s->pace);
     bf_timers_init(&s->timers);
 
-    int rc = bf_arena_open(&s->arena);
+    int rc = bf_lost_watch(s);
+    if (rc == 0)
+        rc = bf_arena_open(&s->arena);
     if (rc == 0)
         rc = s->lock_dir = bf_instance_open_locks(&server->instance, s->index);
     if (rc >= 0)
@@ -162,6 +165,7 @@ static void close_all(struct bf_shard *s)
     free(s->copy);
     s->hot = s->parking = s->touched = NULL;
     s->copy = NULL;
+    bf_lost_forget(s);
 }
 
 int bf_shard_open(struct bf_shard *s)
