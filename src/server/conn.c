@@ -255,14 +255,18 @@ static inline bool may_read(const struct belfry_conn *conn, const struct ring_en
 
 /*
  * Another user could change it under the handler's eyes: what is handed over is a copy, of which nothing is read from the
- * ring again. Of a part other than the first nothing but its place in the whole is looked at, and it is copied there.
+ * ring again. Of a part other than the first nothing but its place in the whole is looked at, and it is copied there. NULL: it
+ * was taken away meanwhile (guard.c), and zeros are no message.
  */
 static __attribute__((cold, noinline)) const void *take_copy(struct belfry_conn *conn, const void *data, uint32_t bytes,
                                                              bool later_part)
 {
     struct bf_shard *shard = conn->shard;
     bf_slot_pool_protect(&shard->pool, conn->slot);
-    return later_part ? data : memcpy(shard->copy, data, bytes);
+    if (later_part)
+        return data;
+    memcpy(shard->copy, data, bytes);
+    return load_relaxed(&conn->slot->faulted) == 0 ? shard->copy : NULL;
 }
 
 static int read_ring(struct belfry_conn *conn)
@@ -280,7 +284,7 @@ static int read_ring(struct belfry_conn *conn)
         else {
             if (bf_unlikely(conn->foreign))
                 e.data = take_copy(conn, e.data, e.bytes, e.kind == BELFRY_PART && e.flags == 0);
-            rc = dispatch(conn, &e);
+            rc = bf_likely(e.data != NULL) ? dispatch(conn, &e) : -BELFRY_END_PEER_FAULT;
         }
         if (rc < 0)
             break;
