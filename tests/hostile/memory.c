@@ -232,6 +232,88 @@ Test(memory, row_15_who_punches_holes_into_a_full_file_system_ends_his_own_conn)
     house_clear(&house);
 }
 
+/* --- 16: the host program's own handler ---------------------------------------------------------------------------------- */
+
+/* The host has a file of its own that is cut short under it, and mends that itself. */
+static struct {
+    struct sigaction before;
+    uint8_t *map;
+    bool chains;
+} host;
+
+static void on_host_bus(int number, siginfo_t *info, void *context)
+{
+    if ((uint8_t *)info->si_addr >= host.map && (uint8_t *)info->si_addr < host.map + 4096)
+        mmap(host.map, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    else if (host.chains)
+        host.before.sa_sigaction(number, info, context);
+    else
+        _exit(77);
+}
+
+static void install_host_handler(bool chains)
+{
+    struct sigaction action = {.sa_sigaction = on_host_bus, .sa_flags = SA_SIGINFO};
+    host.chains = chains;
+    sigaction(SIGBUS, &action, &host.before);
+}
+
+static int install_late(belfry_server *server, uint32_t shard, void *user)
+{
+    (void)server, (void)user;
+    if (shard == 0)
+        install_host_handler(true);
+    return 0;
+}
+
+/* Any message makes the host touch its own file, too. */
+static void touch_own_file(belfry_conn *conn, const belfry_message *m, void *user)
+{
+    char path[] = "/dev/shm/belfry-own-XXXXXX";
+    (void)user;
+    if (host.map == NULL) {
+        int fd = mkstemp(path);
+        unlink(path);
+        uint8_t *map = ftruncate(fd, 4096) < 0 ? NULL : mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+        if (ftruncate(fd, 0) < 0)
+            _exit(78);
+        close(fd);
+        host.map = map;
+        if (*(volatile uint8_t *)map != 0) /* SIGBUS, and the host's handler */
+            _exit(79);
+    }
+    belfry_reply(conn, m, m->data, m->size);
+}
+
+static void share_sigbus(bool late)
+{
+    static const off_t nothing = 0;
+    struct house house;
+    hostile_init(&house);
+    house.options.on_message = touch_own_file;
+    if (late)
+        house.options.on_shard_start = install_late;
+    else
+        install_host_handler(false);
+    house_start(&house);
+    struct hostile_guest bob = hostile_guest(&house, BOB);
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, cut, &house, (void *)&nothing), 60), 0);
+    hostile_served(&bob, 10);
+    hostile_leave(&bob);
+    hostile_end(&house);
+}
+
+Test(memory, row_16_a_handler_that_was_there_before_gets_what_is_its_own)
+{
+    share_sigbus(false);
+}
+
+Test(memory, row_16_a_handler_that_came_later_passes_on_what_is_not)
+{
+    share_sigbus(true);
+}
+
 /* --- 17: changed while it is read --------------------------------------------------------------------------------------- */
 
 enum { FLIPPED_BYTES_A = 64, FLIPPED_BYTES_B = 960 };
