@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include <belfry/types.h>
 
@@ -17,6 +18,7 @@
 #define CLAIM_MODE 01733u /* others may make a file, and remove their own */
 #define START_LOCK_MODE 0600u
 #define NAME_BYTES 32
+#define FRESH_PREFIX ".current-" /* what becomes `current` by a rename */
 #define LOCK_PAUSE_NS 2000000ll
 #define START_PATIENCE_NS 60000000000ll /* somebody's warm pool may be large */
 #define STOP_PATIENCE_NS 1000000000ll
@@ -165,11 +167,13 @@ struct sweep {
     const struct bf_log *log;
 };
 
-/* Remove an instance whose lobby is not locked, or which has none. */
+/* Remove an instance whose lobby is not locked, or which has none; and the link of one that died before its rename. */
 static int sweep_entry(void *context, const char *name)
 {
     const struct sweep *sweep = context;
     uint64_t number = bf_place_instance_parse(name);
+    if (strncmp(name, FRESH_PREFIX, sizeof FRESH_PREFIX - 1) == 0) /* ours is renamed, and only we are starting */
+        bf_os_unlink(sweep->instance->service_dir, name);
     if (number == 0 || number == sweep->instance->number)
         return 0;
     int dir = bf_os_open_dir(sweep->instance->service_dir, name);
@@ -190,7 +194,7 @@ int bf_instance_publish(struct bf_instance *instance, const struct bf_log *log)
 {
     char target[NAME_BYTES], fresh[NAME_BYTES + 16];
     snprintf(target, sizeof target, "%" PRIu64, instance->number);
-    snprintf(fresh, sizeof fresh, ".current-%" PRIu64, instance->number);
+    snprintf(fresh, sizeof fresh, FRESH_PREFIX "%" PRIu64, instance->number);
     bf_os_unlink(instance->service_dir, fresh);
     int rc = bf_os_symlink(instance->service_dir, target, fresh);
     if (rc == 0)
