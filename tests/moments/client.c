@@ -18,126 +18,15 @@
 
 #include "expect.h"
 #include "house.h"
+#include "speaker.h"
 #include "walk.h"
-
-#define STATUS_FAILED 2
-#define STATUS_AGAIN 3 /* so slow that the server had given it up: nothing was tried */
-
-/* --- one life --------------------------------------------------------------------------------------------------------- */
-
-#define CLIENTS_MAX 2u
-
-struct speaker {
-    uint64_t life;
-    belfry_client *client;
-    uint32_t said;
-};
-
-/* What a dead client leaves behind. */
-struct will {
-    uint32_t tried[CLIENTS_MAX]; /* messages that it began to send */
-    uint32_t sent[CLIENTS_MAX];  /* of these, the last that was visible */
-    char why[256];               /* what went wrong */
-};
-
-static struct will *will;
-static struct speaker speaker[CLIENTS_MAX];
-static uint64_t message[LIFE_BYTES_MAX / 8];
-
-static void fail(const char *what, int rc)
-{
-    snprintf(will->why, sizeof will->why, "%s: %d: %s", what, rc, belfry_last_error());
-    _exit(rc == BELFRY_EREFUSED ? STATUS_AGAIN : STATUS_FAILED);
-}
-
-static void must(const char *what, int rc)
-{
-    if (rc < 0)
-        fail(what, rc);
-}
-
-static void join(unsigned who)
-{
-    belfry_client_options o;
-    belfry_client_options_init(&o, sizeof o);
-    o.spin = BELFRY_SPIN_POWER; /* parks whenever it waits: more of a client's moments */
-    must("connect", belfry_connect(&speaker[who].client, FIXTURE_SERVICE, &o));
-}
-
-static void leave(unsigned who)
-{
-    belfry_close(speaker[who].client);
-}
-
-/* The next message of that life; then it is sent, and sent() tells the test. */
-static void compose(unsigned who, enum life_wish wish, size_t bytes)
-{
-    life_write(message, speaker[who].life, ++speaker[who].said, wish, bytes);
-    will->tried[who] = speaker[who].said;
-}
-
-static void sent(unsigned who)
-{
-    will->sent[who] = speaker[who].said;
-}
-
-static int64_t patience(void)
-{
-    return belfry_in_ms(FIXTURE_PATIENCE_MS);
-}
-
-static void say(unsigned who, size_t bytes)
-{
-    compose(who, LIFE_SAY, bytes);
-    int rc;
-    while ((rc = belfry_send_one_way(speaker[who].client, message, bytes)) == -EAGAIN) {
-        belfry_message none;
-        rc = belfry_receive(speaker[who].client, &none, patience());
-        if (rc != -EAGAIN)
-            fail("waiting for room", rc);
-    }
-    must("send", rc);
-    if (belfry_client_unsent_bytes(speaker[who].client) == 0)
-        sent(who);
-}
-
-static void ask(unsigned who, enum life_wish wish, size_t bytes)
-{
-    compose(who, wish, bytes);
-    must("send", belfry_send(speaker[who].client, message, bytes, NULL));
-    sent(who);
-}
-
-static void check(const belfry_message *m)
-{
-    struct life_word word;
-    if (m->status < 0 || !life_read(m->data, m->size, &word))
-        fail("what came is torn", m->status);
-}
-
-static void hear(unsigned who)
-{
-    belfry_message m;
-    must("receive", belfry_receive(speaker[who].client, &m, patience()));
-    check(&m);
-    belfry_release(speaker[who].client, &m);
-}
-
-static void call(unsigned who, enum life_wish wish, size_t bytes)
-{
-    belfry_message m;
-    compose(who, wish, bytes);
-    must("call", belfry_call(speaker[who].client, message, bytes, &m, patience()));
-    sent(who);
-    check(&m);
-    belfry_release(speaker[who].client, &m);
-}
 
 /* --- and its death ------------------------------------------------------------------------------------------------------ */
 
 struct scenario {
     void (*body)(void);
-    bool attached; /* moments are counted from when it is attached, not from its birth */
+    bool attached;                      /* moments are counted from when it is attached, not from its birth */
+    void (*meanwhile)(struct house *h); /* in the test's process, as soon as it is ready; optional */
 };
 
 struct run {
@@ -149,26 +38,12 @@ static void live(void *context)
 {
     const struct run *run = context;
     if (run->scenario->attached) {
-        join(0);
+        join(0, run->scenario->meanwhile != NULL);
         call(0, LIFE_ECHO, 64);
     }
     moments_arm(run->fatal);
     run->scenario->body();
     _exit(0);
-}
-
-/* A client like any other, right after: the service goes on. */
-static void next_client(struct house *h)
-{
-    belfry_message m;
-    uint64_t life = house_life(h);
-    belfry_client *c = server_fixture_connect();
-    life_write(message, life, 1, LIFE_ECHO, 100);
-    expect_rc(belfry_call(c, message, 100, &m, server_fixture_patience()), 0);
-    expect(m.size == 100 && memcmp(m.data, message, 100) == 0);
-    belfry_release(c, &m);
-    belfry_close(c);
-    expect(soon(house_heard(h, life) == 1));
 }
 
 /* Die at moment `fatal`. Gives whether it died; it may have done all it had to before. */
@@ -178,19 +53,17 @@ static bool die_at(struct house *h, const struct scenario *scenario, uint64_t fa
     int status;
     do {
         memset(will, 0, sizeof *will);
-        for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        for (unsigned i = 0; i < SPEAKERS_MAX; i++)
             speaker[i] = (struct speaker){.life = house_life(h)};
-        status = fixture_reap(fixture_child(live, &run));
+        pid_t child = fixture_child(live, &run);
+        if (scenario->meanwhile != NULL)
+            scenario->meanwhile(h);
+        status = fixture_reap(child);
         if (WIFEXITED(status) && WEXITSTATUS(status) == STATUS_FAILED)
             expect_failed("moment %llu: %s", (unsigned long long)fatal, will->why);
-        next_client(h);
+        house_expect_service(h);
         house_expect_as_before(h, fatal);
-        for (unsigned i = 0; i < CLIENTS_MAX; i++) {
-            expect(house_heard(h, speaker[i].life) <= will->tried[i]);
-            if (house_heard(h, speaker[i].life) < will->sent[i])
-                expect_failed("moment %llu: of %u messages that were sent, %u were heard", (unsigned long long)fatal,
-                              will->sent[i], house_heard(h, speaker[i].life));
-        }
+        house_expect_heard(h, fatal);
     } while (WIFEXITED(status) && WEXITSTATUS(status) == STATUS_AGAIN);
     expect(WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL : WEXITSTATUS(status) == 0);
     return WIFSIGNALED(status);
@@ -199,22 +72,27 @@ static bool die_at(struct house *h, const struct scenario *scenario, uint64_t fa
 static void die_at_all(struct house *h, const char *name, const struct scenario *scenario)
 {
     struct walk walk;
-    walk_begin(&walk, name);
+    walk_begin(&walk, name, 8);
     while (walk_on(&walk))
         walk_result(&walk, die_at(h, scenario, walk.fatal));
     walk_end(&walk);
 }
 
-static void client_dies(const char *name, void (*body)(void), bool attached, uint32_t warm_pool)
+static void play(const char *name, const struct scenario *scenario, uint32_t warm_pool)
 {
     struct house h;
-    struct scenario scenario = {.body = body, .attached = attached};
-    will = mmap(NULL, sizeof *will, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    will_open();
     house_open(&h, warm_pool);
-    next_client(&h);
+    house_expect_service(&h);
     house_remember(&h);
-    die_at_all(&h, name, &scenario);
+    die_at_all(&h, name, scenario);
     house_close(&h);
+}
+
+static void client_dies(const char *name, void (*body)(void), bool attached, uint32_t warm_pool)
+{
+    const struct scenario scenario = {.body = body, .attached = attached};
+    play(name, &scenario, warm_pool);
 }
 
 /* --- what a client does ------------------------------------------------------------------------------------------------- */
@@ -224,7 +102,7 @@ static void client_dies(const char *name, void (*body)(void), bool attached, uin
 
 static void connects_and_leaves(void)
 {
-    join(0);
+    join(0, false);
     leave(0);
 }
 
@@ -240,7 +118,7 @@ Test(client_dies, while_it_connects_to_a_cold_slot_and_leaves)
 
 static void speaks_before_it_is_accepted(void)
 {
-    join(0);
+    join(0, false);
     say(0, 64);
     ask(0, LIFE_ECHO, 700);
     hear(0);
@@ -401,17 +279,17 @@ Test(client_dies, while_it_cancels)
 static void polls(void)
 {
     belfry_poller *p;
-    belfry_poll_event event[CLIENTS_MAX];
-    join(1);
+    belfry_poll_event event[SPEAKERS_MAX];
+    join(1, false);
     must("poller", belfry_poller_create(&p));
-    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+    for (unsigned i = 0; i < SPEAKERS_MAX; i++)
         must("add", belfry_poller_add(p, speaker[i].client, &speaker[i]));
     for (int corked = 0; corked < 2; corked++) {
         belfry_poller_cork(p, corked);
-        for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        for (unsigned i = 0; i < SPEAKERS_MAX; i++)
             ask(i, LIFE_ECHO, 200);
-        for (unsigned got = 0; got < CLIENTS_MAX;) {
-            int count = belfry_poller_wait(p, event, CLIENTS_MAX, patience());
+        for (unsigned got = 0; got < SPEAKERS_MAX;) {
+            int count = belfry_poller_wait(p, event, SPEAKERS_MAX, patience());
             must("wait", count);
             for (int i = 0; i < count; i++, got++)
                 hear((unsigned)((struct speaker *)event[i].tag - speaker));
@@ -448,4 +326,66 @@ static void waits_for_its_descriptor(void)
 Test(client_dies, while_it_waits_for_its_descriptor)
 {
     client_dies("descriptor", waits_for_its_descriptor, ATTACHED, HOUSE_SLOTS);
+}
+
+/* --- from one server to the next ---------------------------------------------------------------------------------------- */
+
+static int receive_checked(int64_t deadline)
+{
+    belfry_message m;
+    int rc = belfry_receive(speaker[0].client, &m, deadline);
+    if (rc < 0)
+        return rc;
+    check(&m);
+    belfry_release(speaker[0].client, &m);
+    return 1;
+}
+
+/* As ask(), also while there is no connection. Gives how many messages came before it could be sent. */
+static int ask_whoever_serves(size_t bytes)
+{
+    int heard = 0, rc;
+    compose(0, LIFE_ECHO, bytes);
+    while ((rc = belfry_send(speaker[0].client, message, bytes, NULL)) == -EAGAIN) {
+        rc = receive_checked(patience());
+        if (rc < 0 && rc != -EAGAIN)
+            fail("without a connection", rc);
+        heard += rc > 0;
+    }
+    must("send", rc);
+    return heard;
+}
+
+/* While requests of its are on the way, its server drains, and another is there. */
+static void moves(void)
+{
+    int heard = 0, asked = 0;
+    __atomic_store_n(&will->ready, true, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&will->go, __ATOMIC_ACQUIRE))
+        usleep(100);
+    for (; asked < 3; asked++)
+        heard += ask_whoever_serves(800);
+    while (heard < asked || belfry_client_reconnects(speaker[0].client) == 0) {
+        int rc = receive_checked(belfry_in_ms(5));
+        if (rc < 0 && rc != -ETIMEDOUT && rc != -EAGAIN)
+            fail("while it moves", rc);
+        heard += rc > 0;
+    }
+    sent(0);
+    call(0, LIFE_ECHO, 200);
+    leave(0);
+}
+
+static void drain_when_ready(struct house *h)
+{
+    expect(soon(__atomic_load_n(&will->ready, __ATOMIC_ACQUIRE)));
+    house_replace(h);
+    __atomic_store_n(&will->go, true, __ATOMIC_RELEASE);
+    house_drain_replaced(h);
+}
+
+Test(client_dies, while_it_moves_to_another_server)
+{
+    const struct scenario scenario = {.body = moves, .attached = true, .meanwhile = drain_when_ready};
+    play("reconnect", &scenario, HOUSE_SLOTS);
 }

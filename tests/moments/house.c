@@ -9,6 +9,7 @@
 
 #include "expect.h"
 #include "server/server.h"
+#include "speaker.h"
 #include "walk.h"
 
 #define CLAIM_GRACE_MS 50 /* a claim that dies between its two calls is noticed after that */
@@ -32,6 +33,20 @@ void house_open(struct house *h, uint32_t warm_pool)
 void house_close(struct house *h)
 {
     server_fixture_stop(&h->server);
+}
+
+void house_replace(struct house *h)
+{
+    h->replaced = h->server.server;
+    server_fixture_start(&h->server);
+}
+
+void house_drain_replaced(struct house *h)
+{
+    expect_rc(belfry_drain(h->replaced, BELFRY_FOREVER), 0);
+    expect_rc(belfry_server_wait(h->replaced), 0);
+    belfry_server_destroy(h->replaced);
+    h->replaced = NULL;
 }
 
 uint64_t house_life(struct house *h)
@@ -154,4 +169,27 @@ void house_expect_as_before(struct house *h, uint64_t fatal)
     expect(soon(h->witness->opened == h->witness->closed));
     if (life_violation(h->witness) != NULL)
         expect_failed("moment %llu: %s", (unsigned long long)fatal, life_violation(h->witness));
+}
+
+void house_expect_service(struct house *h)
+{
+    uint64_t life = house_life(h), words[100 / 8 + 1];
+    belfry_message m;
+    belfry_client *c = server_fixture_connect();
+    life_write(words, life, 1, LIFE_ECHO, 100);
+    expect_rc(belfry_call(c, words, 100, &m, server_fixture_patience()), 0);
+    expect(m.size == 100 && memcmp(m.data, words, 100) == 0);
+    belfry_release(c, &m);
+    belfry_close(c);
+    expect(soon(house_heard(h, life) == 1));
+}
+
+void house_expect_heard(const struct house *h, uint64_t fatal)
+{
+    for (unsigned i = 0; i < SPEAKERS_MAX; i++) {
+        uint32_t heard = house_heard(h, speaker[i].life);
+        if (heard < will->sent[i] || heard > will->tried[i])
+            expect_failed("moment %llu: %u messages were sent, one more begun at the most (%u), and %u heard",
+                          (unsigned long long)fatal, will->sent[i], will->tried[i], heard);
+    }
 }

@@ -14,6 +14,7 @@
 struct house {
     struct server_fixture server;
     struct life_witness *witness;
+    belfry_server *replaced;
     uint64_t lives;
     int fds;       /* as house_remember() found them */
     unsigned maps; /* of files of the service */
@@ -23,9 +24,19 @@ struct house {
 void house_open(struct house *h, uint32_t warm_pool);
 void house_close(struct house *h);
 
+/* Another server takes its place, with a new instance. The one that was replaced drains, and is no more. */
+void house_replace(struct house *h);
+void house_drain_replaced(struct house *h);
+
 /* A number for a life that nobody had. Messages heard of one. */
 uint64_t house_life(struct house *h);
 uint32_t house_heard(const struct house *h, uint64_t life);
+
+/* A client like any other connects and is answered: the service goes on. */
+void house_expect_service(struct house *h);
+
+/* Of what the dead speakers sent (speaker.h) all was heard, and nothing else. */
+void house_expect_heard(const struct house *h, uint64_t fatal);
 
 /* What it looks like when nobody is there; and that it does again, else the test fails and says what differs. */
 void house_remember(struct house *h);

@@ -275,19 +275,24 @@ static bool die_at(struct theatre *t, uint64_t fatal)
     return died;
 }
 
+static void open_theatre(struct theatre *t)
+{
+    moments_open();
+    witness = life_witness_new();
+    stage = mmap(NULL, sizeof *stage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    server_fixture_init(&t->f);
+    life_serve(&t->f.options, witness);
+    t->f.options.max_slots = 4;
+    t->f.options.message_bytes_max = LIFE_BYTES_MAX;
+    t->f.options.spin = BELFRY_SPIN_POWER;
+}
+
 static void server_dies(const char *name, const struct act *act)
 {
     struct theatre t = {.act = act};
     struct walk walk;
-    moments_open();
-    witness = life_witness_new();
-    stage = mmap(NULL, sizeof *stage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    server_fixture_init(&t.f);
-    life_serve(&t.f.options, witness);
-    t.f.options.max_slots = 4;
-    t.f.options.message_bytes_max = LIFE_BYTES_MAX;
-    t.f.options.spin = BELFRY_SPIN_POWER;
-    walk_begin(&walk, name);
+    open_theatre(&t);
+    walk_begin(&walk, name, 8);
     while (walk_on(&walk))
         walk_result(&walk, die_at(&t, walk.fatal));
     walk_end(&walk);
@@ -441,4 +446,56 @@ Test(server_dies, while_it_drains)
 {
     const struct act act = {.before = guest_is_there, .body = talks, .end = END_DRAIN, .at_end = true, .warm_pool = 2};
     server_dies("drain", &act);
+}
+
+/* --- one that was to replace another ---------------------------------------------------------------------------------- */
+
+/* Who has a conn of the older server keeps it, whether its successor lives or dies. */
+static void older_serves_on(void)
+{
+    expect_rc(call(TALK, LIFE_ECHO, 150), 0);
+    leave(TALK);
+}
+
+static bool successor_dies_at(struct theatre *t, uint64_t fatal)
+{
+    struct act old_act = {.warm_pool = 2}, new_act = {.warm_pool = 2, .at_start = true};
+    struct run old = {.act = &old_act, .options = &t->f.options};
+    struct run new = {.act = &new_act, .fatal = fatal, .options = &t->f.options};
+    t->act = &old_act;
+    t->f.options.warm_pool = old_act.warm_pool;
+    moments->died_ns = 0;
+    moments->fatal = fatal;
+    *stage = (struct stage){.instance = 0};
+    pid_t older = fixture_child(serve, &old);
+    expect(soon(has_started()));
+    expect_rc(join(TALK), 0);
+    expect_rc(call(TALK, LIFE_ECHO, 150), 0);
+    __atomic_store_n(&stage->instance, 0, __ATOMIC_RELEASE);
+    pid_t newer = fixture_child(serve, &new);
+    expect(soon(has_started() || has_died()));
+    older_serves_on();
+    bool died = has_died();
+    if (died)
+        expect(WIFSIGNALED(fixture_reap(newer)));
+    __atomic_store_n(&stage->end, END_STOP, __ATOMIC_RELEASE);
+    expect_eq(fixture_reap(older), 0);
+    if (!died)
+        expect(WIFEXITED(fixture_reap(newer)) || has_died());
+    start_again(t);
+    if (life_violation(witness) != NULL)
+        expect_failed("moment %llu: %s", (unsigned long long)fatal, life_violation(witness));
+    return has_died();
+}
+
+Test(server_dies, while_it_replaces_another)
+{
+    struct theatre t = {.act = NULL};
+    struct walk walk;
+    open_theatre(&t);
+    walk_begin(&walk, "replace", 8);
+    while (walk_on(&walk))
+        walk_result(&walk, successor_dies_at(&t, walk.fatal));
+    walk_end(&walk);
+    server_fixture_stop(&t.f);
 }

@@ -5,17 +5,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define EVERY 8u /* so that all of it takes some seconds */
 #define SURVIVALS 5u
 #define TRIES 20u /* at one place: it may never be reached again */
 
-void walk_begin(struct walk *walk, const char *name)
+void walk_begin(struct walk *walk, const char *name, uint64_t every)
 {
-    const char *every = getenv("BELFRY_MOMENTS_EVERY");
+    const char *given = getenv("BELFRY_MOMENTS_EVERY");
     struct fixture_random random;
-    *walk = (struct walk){.name = name, .every = EVERY, .began_ms = fixture_now_ms()};
-    if (every != NULL && strtoull(every, NULL, 10) > 0)
-        walk->every = strtoull(every, NULL, 10);
+    *walk = (struct walk){.name = name, .every = every, .began_ms = fixture_now_ms()};
+    if (given != NULL && strtoull(given, NULL, 10) > 0)
+        walk->every = strtoull(given, NULL, 10);
     if (walk->every > 1)
         fixture_seed(&random, name);
     walk->fatal = walk->every > 1 ? fixture_next(&random) % walk->every + 1 : 1;
@@ -45,8 +44,10 @@ void walk_end(struct walk *walk)
     unsigned reached, killed;
     moments_places(&reached, &killed);
     int64_t ms = fixture_now_ms() - walk->began_ms;
-    printf("%s: %llu moments, %llu deaths, at %u of %u places, in %lld.%03lld s\n", walk->name,
-           (unsigned long long)walk->moments, (unsigned long long)walk->kills, killed, reached, (long long)ms / 1000,
-           (long long)ms % 1000);
+    printf("%s: %llu moments, %llu deaths", walk->name, (unsigned long long)walk->moments,
+           (unsigned long long)walk->kills);
+    if (reached > 0)
+        printf(", at %u of %u places", killed, reached);
+    printf(", in %lld.%03lld s\n", (long long)ms / 1000, (long long)ms % 1000);
     fflush(stdout);
 }

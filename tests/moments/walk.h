@@ -2,7 +2,7 @@
 /*
  * walk.h: one death at each moment, and at each place.
  *
- * Every k-th moment ($BELFRY_MOMENTS_EVERY, 1: all) from one that the printed seed chooses. A run is not like the
+ * Every `every`-th moment, or $BELFRY_MOMENTS_EVERY-th (1: all), from one that the printed seed chooses. A run is not like the
  * one before: who finds the other asleep rings, who finds him awake does not. So the walk goes on until a few runs in a
  * row have come to their end alive; and then it goes to the places in the program that were reached and where nobody has
  * died, to each until somebody has.
@@ -35,7 +35,7 @@ struct walk {
     int64_t began_ms;
 };
 
-void walk_begin(struct walk *walk, const char *name);
+void walk_begin(struct walk *walk, const char *name, uint64_t every);
 bool walk_on(struct walk *walk);
 void walk_result(struct walk *walk, bool died);
 void walk_end(struct walk *walk); /* prints what there was */
