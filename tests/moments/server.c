@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,8 +22,10 @@
 #include "walk.h"
 
 #define TOLD_MS_MAX 5000 /* 1 s is the first of a client's own time-outs; the rest is for a loaded machine */
-#define TALK 0u          /* the client that arms, and stays */
-#define GUEST 1u         /* one that comes and goes */
+#define INSTANCES 8      /* of inotify, that there should be before a server is started */
+#define TRIES 1000
+#define TALK 0u  /* the client that arms, and stays */
+#define GUEST 1u /* one that comes and goes */
 
 /* --- the server's process --------------------------------------------------------------------------------------------- */
 
@@ -32,6 +35,8 @@ enum end { END_NOT_YET, END_STOP, END_DRAIN };
 struct stage {
     uint64_t instance; /* the server's; 0: it has not started */
     enum end end;      /* wanted */
+    int rc;            /* its start failed */
+    char why[256];
 };
 
 struct act {
@@ -58,8 +63,14 @@ static void serve(void *context)
     belfry_server *s;
     if (run->act->at_start)
         moments_arm(run->fatal);
-    if (belfry_server_create(&s, run->options) < 0 || belfry_server_start(s) < 0)
+    int rc = belfry_server_create(&s, run->options);
+    if (rc == 0)
+        rc = belfry_server_start(s);
+    if (rc < 0) {
+        snprintf(stage->why, sizeof stage->why, "%s", belfry_last_error());
+        __atomic_store_n(&stage->rc, rc, __ATOMIC_RELEASE);
         _exit(2);
+    }
     __atomic_store_n(&stage->instance, belfry_server_instance(s), __ATOMIC_RELEASE);
     while (__atomic_load_n(&stage->end, __ATOMIC_ACQUIRE) == END_NOT_YET)
         usleep(100);
@@ -69,7 +80,7 @@ static void serve(void *context)
         belfry_drain(s, BELFRY_FOREVER);
     else
         belfry_server_stop(s);
-    int rc = belfry_server_wait(s);
+    rc = belfry_server_wait(s);
     belfry_server_destroy(s);
     _exit(rc < 0 ? 3 : 0);
 }
@@ -160,6 +171,59 @@ static bool has_started(void)
     return __atomic_load_n(&stage->instance, __ATOMIC_ACQUIRE) != 0;
 }
 
+static bool has_failed(void)
+{
+    return __atomic_load_n(&stage->rc, __ATOMIC_ACQUIRE) < 0;
+}
+
+/*
+ * A dead server's inotify instance is free when the kernel has taken its uring apart, some milliseconds after its death; and a
+ * user has 128 of them. Here they die by the hundred: wait until there are some, for us and for others.
+ */
+static bool has_instances(void)
+{
+    int fds[INSTANCES], count = 0;
+    while (count < INSTANCES && (fds[count] = inotify_init1(IN_CLOEXEC)) >= 0)
+        count++;
+    for (int i = 0; i < count; i++)
+        close(fds[i]);
+    return count == INSTANCES;
+}
+
+static pid_t fork_server(const struct run *run)
+{
+    expect(soon(has_instances()));
+    stage->instance = 0;
+    stage->rc = 0;
+    pid_t server = fixture_child(serve, (void *)run);
+    if (!soon(has_started() || has_died() || has_failed()))
+        expect_failed("a server neither starts nor dies");
+    return server;
+}
+
+/* A server in a process of its own, which has started, or has died on its way. */
+static pid_t begin(const struct run *run)
+{
+    pid_t server = fork_server(run);
+    for (int tries = 0; has_failed() && stage->rc == BELFRY_ENOFILES && tries < TRIES; tries++) {
+        fixture_reap(server); /* others were quicker */
+        server = fork_server(run);
+    }
+    if (has_failed())
+        expect_failed("moment %llu: the start failed: %s", (unsigned long long)moments->fatal, stage->why);
+    return server;
+}
+
+/* One in this process. */
+static void start_here(struct server_fixture *f)
+{
+    int rc;
+    expect_rc(belfry_server_create(&f->server, &f->options), 0);
+    for (int tries = 0; (rc = belfry_server_start(f->server)) == BELFRY_ENOFILES && tries < TRIES; tries++)
+        expect(soon(has_instances()));
+    expect_rc(rc, 0);
+}
+
 /* The client got that code. If it is bad news, they are true, and they came soon. */
 static void expect_news(struct theatre *t, int rc, bool ends)
 {
@@ -203,7 +267,7 @@ static void start_again(struct theatre *t)
 {
     char names[512], one[64], other[64];
     t->f.options.warm_pool = t->act->warm_pool;
-    server_fixture_start(&t->f);
+    start_here(&t->f);
     expect_rc(join(GUEST), 0);
     expect_rc(call(GUEST, LIFE_ECHO, 100), 0);
     leave(GUEST);
@@ -248,8 +312,7 @@ static bool die_at(struct theatre *t, uint64_t fatal)
     moments->died_ns = 0;
     moments->fatal = fatal;
     t->f.options.warm_pool = t->act->warm_pool;
-    pid_t server = fixture_child(serve, &run);
-    expect(soon(has_started() || has_died()));
+    pid_t server = begin(&run);
     if (has_started())
         play(t, fatal);
     if (stage->end == END_NOT_YET)
@@ -467,13 +530,10 @@ static bool successor_dies_at(struct theatre *t, uint64_t fatal)
     moments->died_ns = 0;
     moments->fatal = fatal;
     *stage = (struct stage){.instance = 0};
-    pid_t older = fixture_child(serve, &old);
-    expect(soon(has_started()));
+    pid_t older = begin(&old);
     expect_rc(join(TALK), 0);
     expect_rc(call(TALK, LIFE_ECHO, 150), 0);
-    __atomic_store_n(&stage->instance, 0, __ATOMIC_RELEASE);
-    pid_t newer = fixture_child(serve, &new);
-    expect(soon(has_started() || has_died()));
+    pid_t newer = begin(&new);
     older_serves_on();
     bool died = has_died();
     if (died)
