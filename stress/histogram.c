@@ -58,10 +58,13 @@ uint64_t histogram_percentile(const struct histogram *h, uint32_t per_mille)
     if (h->count == 0)
         return 0;
     /* ceil(count * per_mille / 1000), in two parts that cannot overflow */
-    uint64_t rank = h->count / 1000 * per_mille + (h->count % 1000 * per_mille + 999) / 1000;
+    return histogram_at_rank(h, h->count / 1000 * per_mille + (h->count % 1000 * per_mille + 999) / 1000);
+}
+
+uint64_t histogram_at_rank(const struct histogram *h, uint64_t rank)
+{
     if (rank == 0)
         return h->min;
-
     uint64_t seen = 0;
     for (uint32_t i = histogram_bucket(h->min), last = histogram_bucket(h->max); i < last; i++) {
         seen += h->bucket[i];

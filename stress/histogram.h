@@ -40,4 +40,7 @@ void histogram_merge(struct histogram *into, const struct histogram *from);
  */
 uint64_t histogram_percentile(const struct histogram *h, uint32_t per_mille);
 
+/* The same for the `rank`-th smallest of all samples, 0 being the smallest: for percentiles that are finer. Not when empty. */
+uint64_t histogram_at_rank(const struct histogram *h, uint64_t rank);
+
 #endif

@@ -83,6 +83,18 @@ Test(histogram, a_single_outlier_is_the_maximum_and_is_kept_exactly)
     free(h);
 }
 
+Test(histogram, a_rank_finds_one_in_ten_thousand)
+{
+    struct histogram *h = histogram_new();
+    for (int i = 0; i < 20000; i++)
+        histogram_add(h, i < 19998 ? 100 : i < 19999 ? 120 : 127);
+    cr_assert_eq(histogram_at_rank(h, h->count - h->count / 10000), 100);
+    cr_assert_eq(histogram_at_rank(h, h->count - 1), 120);
+    cr_assert_eq(histogram_at_rank(h, h->count), 127);
+    cr_assert_eq(histogram_at_rank(h, 0), 100);
+    free(h);
+}
+
 Test(histogram, no_value_is_out_of_range)
 {
     struct histogram *h = histogram_new();

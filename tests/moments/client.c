@@ -341,12 +341,13 @@ static int receive_checked(int64_t deadline)
     return 1;
 }
 
-/* As ask(), also while there is no connection. Gives how many messages came before it could be sent. */
-static int ask_whoever_serves(size_t bytes)
+/* As say() and ask(), also while there is no connection. Gives how many messages came before it could be sent. */
+static int send_to_whoever_serves(enum life_wish wish, size_t bytes)
 {
     int heard = 0, rc;
-    compose(0, LIFE_ECHO, bytes);
-    while ((rc = belfry_send(speaker[0].client, message, bytes, NULL)) == -EAGAIN) {
+    compose(0, wish, bytes);
+    while ((rc = wish == LIFE_SAY ? belfry_send_one_way(speaker[0].client, message, bytes)
+                                  : belfry_send(speaker[0].client, message, bytes, NULL)) == -EAGAIN) {
         rc = receive_checked(patience());
         if (rc < 0 && rc != -EAGAIN)
             fail("without a connection", rc);
@@ -363,8 +364,10 @@ static void moves(void)
     __atomic_store_n(&will->ready, true, __ATOMIC_RELEASE);
     while (!__atomic_load_n(&will->go, __ATOMIC_ACQUIRE))
         usleep(100);
-    for (; asked < 3; asked++)
-        heard += ask_whoever_serves(800);
+    for (; asked < 3; asked++) {
+        heard += send_to_whoever_serves(LIFE_SAY, 100); /* nothing but the position says whether it was read */
+        heard += send_to_whoever_serves(LIFE_ECHO, 600);
+    }
     while (heard < asked || belfry_client_reconnects(speaker[0].client) == 0) {
         int rc = receive_checked(belfry_in_ms(5));
         if (rc < 0 && rc != -ETIMEDOUT && rc != -EAGAIN)
