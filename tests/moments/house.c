@@ -10,6 +10,7 @@
 #include "expect.h"
 #include "server/server.h"
 #include "speaker.h"
+#include "start.h"
 #include "walk.h"
 
 #define CLAIM_GRACE_MS 50 /* a claim that dies between its two calls is noticed after that */
@@ -27,7 +28,7 @@ void house_open(struct house *h, uint32_t warm_pool)
     h->server.options.message_bytes_max = LIFE_BYTES_MAX;
     h->server.options.claim_grace_ms = CLAIM_GRACE_MS;
     h->server.options.spin = BELFRY_SPIN_POWER;
-    server_fixture_start(&h->server);
+    start_patiently(&h->server);
 }
 
 void house_close(struct house *h)
@@ -38,7 +39,7 @@ void house_close(struct house *h)
 void house_replace(struct house *h)
 {
     h->replaced = h->server.server;
-    server_fixture_start(&h->server);
+    start_patiently(&h->server);
 }
 
 void house_drain_replaced(struct house *h)

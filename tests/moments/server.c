@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,13 +18,12 @@
 #include "expect.h"
 #include "life.h"
 #include "server_fixture.h"
+#include "start.h"
 #include "walk.h"
 
 #define TOLD_MS_MAX 5000 /* 1 s is the first of a client's own time-outs; the rest is for a loaded machine */
-#define INSTANCES 8      /* of inotify, that there should be before a server is started */
-#define TRIES 1000
-#define TALK 0u  /* the client that arms, and stays */
-#define GUEST 1u /* one that comes and goes */
+#define TALK 0u          /* the client that arms, and stays */
+#define GUEST 1u         /* one that comes and goes */
 
 /* --- the server's process --------------------------------------------------------------------------------------------- */
 
@@ -176,23 +174,9 @@ static bool has_failed(void)
     return __atomic_load_n(&stage->rc, __ATOMIC_ACQUIRE) < 0;
 }
 
-/*
- * A dead server's inotify instance is free when the kernel has taken its uring apart, some milliseconds after its death; and a
- * user has 128 of them. Here they die by the hundred: wait until there are some, for us and for others.
- */
-static bool has_instances(void)
-{
-    int fds[INSTANCES], count = 0;
-    while (count < INSTANCES && (fds[count] = inotify_init1(IN_CLOEXEC)) >= 0)
-        count++;
-    for (int i = 0; i < count; i++)
-        close(fds[i]);
-    return count == INSTANCES;
-}
-
 static pid_t fork_server(const struct run *run)
 {
-    expect(soon(has_instances()));
+    expect(soon(start_has_room()));
     stage->instance = 0;
     stage->rc = 0;
     pid_t server = fixture_child(serve, (void *)run);
@@ -205,23 +189,13 @@ static pid_t fork_server(const struct run *run)
 static pid_t begin(const struct run *run)
 {
     pid_t server = fork_server(run);
-    for (int tries = 0; has_failed() && stage->rc == BELFRY_ENOFILES && tries < TRIES; tries++) {
+    for (int tries = 0; has_failed() && stage->rc == BELFRY_ENOFILES && tries < START_TRIES; tries++) {
         fixture_reap(server); /* others were quicker */
         server = fork_server(run);
     }
     if (has_failed())
         expect_failed("moment %llu: the start failed: %s", (unsigned long long)moments->fatal, stage->why);
     return server;
-}
-
-/* One in this process. */
-static void start_here(struct server_fixture *f)
-{
-    int rc;
-    expect_rc(belfry_server_create(&f->server, &f->options), 0);
-    for (int tries = 0; (rc = belfry_server_start(f->server)) == BELFRY_ENOFILES && tries < TRIES; tries++)
-        expect(soon(has_instances()));
-    expect_rc(rc, 0);
 }
 
 /* The client got that code. If it is bad news, they are true, and they came soon. */
@@ -267,7 +241,7 @@ static void start_again(struct theatre *t)
 {
     char names[512], one[64], other[64];
     t->f.options.warm_pool = t->act->warm_pool;
-    start_here(&t->f);
+    start_patiently(&t->f);
     expect_rc(join(GUEST), 0);
     expect_rc(call(GUEST, LIFE_ECHO, 100), 0);
     leave(GUEST);
