@@ -328,13 +328,14 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
     bool was_locked = slot->seen_locked;
     slot->seen_locked |= held;
 
-    if (!slot->foreign)            /* it cannot ring yet */
-        bf_shard_arm(shard, slot); /* value and wait first, then the look */
-    if (!slot->foreign && hello_is_there(slot) && !held && !spoke) {
+    if (!slot->foreign)                                 /* it cannot ring yet */
+        bf_shard_arm(shard, slot);                      /* value and wait first, then the look */
+    bool said = !slot->foreign && hello_is_there(slot); /* once: between two looks a client that lives may say it */
+    if (said && !held && !spoke) {
         slot_queue_put(&shard->dirty, slot); /* it came between our two looks: it may well be alive */
         return;
     }
-    if (slot->foreign ? held : hello_is_there(slot)) {
+    if (slot->foreign ? held : said) {
         accept_conn(shard, slot, claim);
         if (slot->phase == SLOT_OPEN)
             look_at_open(shard, slot, claim); /* it may have come, spoken and gone before we looked */

@@ -82,7 +82,7 @@ static void play(const char *name, const struct scenario *scenario, uint32_t war
 {
     struct house h;
     will_open();
-    house_open(&h, warm_pool);
+    house_open(&h, warm_pool, HOUSE_GRACE_MS);
     house_expect_service(&h);
     house_remember(&h);
     die_at_all(&h, name, scenario);

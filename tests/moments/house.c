@@ -13,11 +13,9 @@
 #include "start.h"
 #include "walk.h"
 
-#define CLAIM_GRACE_MS 50 /* a claim that dies between its two calls is noticed after that */
-
 /* --- the server ------------------------------------------------------------------------------------------------------- */
 
-void house_open(struct house *h, uint32_t warm_pool)
+void house_open(struct house *h, uint32_t warm_pool, uint32_t claim_grace_ms)
 {
     *h = (struct house){.witness = life_witness_new()};
     moments_open();
@@ -26,7 +24,7 @@ void house_open(struct house *h, uint32_t warm_pool)
     h->server.options.max_slots = HOUSE_SLOTS;
     h->server.options.warm_pool = warm_pool;
     h->server.options.message_bytes_max = LIFE_BYTES_MAX;
-    h->server.options.claim_grace_ms = CLAIM_GRACE_MS;
+    h->server.options.claim_grace_ms = claim_grace_ms;
     h->server.options.spin = BELFRY_SPIN_POWER;
     start_patiently(&h->server);
 }

@@ -21,7 +21,9 @@ struct house {
 };
 
 /* All slots are warm, or none: then what is mapped does not depend on which of them were used. */
-void house_open(struct house *h, uint32_t warm_pool);
+void house_open(struct house *h, uint32_t warm_pool, uint32_t claim_grace_ms);
+
+#define HOUSE_GRACE_MS 50 /* a claim that dies between its two calls is noticed after that */
 void house_close(struct house *h);
 
 /* Another server takes its place, with a new instance. The one that was replaced drains, and is no more. */

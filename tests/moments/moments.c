@@ -105,6 +105,32 @@ void moment(const void *at)
         die(place);
 }
 
+/* --- loads ---------------------------------------------------------------------------------------------------------- */
+
+static struct {
+    const volatile void *word; /* NULL: none */
+    unsigned left;
+    void (*act)(void *argument);
+    void *argument;
+} awaited;
+
+void moments_before_load(const volatile void *word, unsigned nth, void (*act)(void *argument), void *argument)
+{
+    __atomic_store_n(&awaited.word, NULL, __ATOMIC_SEQ_CST);
+    awaited.left = nth;
+    awaited.act = act;
+    awaited.argument = argument;
+    __atomic_store_n(&awaited.word, word, __ATOMIC_SEQ_CST);
+}
+
+void moments_loading(const volatile void *word)
+{
+    if (__builtin_expect(__atomic_load_n(&awaited.word, __ATOMIC_ACQUIRE) != word, 1) || --awaited.left > 0)
+        return;
+    __atomic_store_n(&awaited.word, NULL, __ATOMIC_RELEASE);
+    awaited.act(awaited.argument);
+}
+
 /* --- what is shared ------------------------------------------------------------------------------------------------- */
 
 bool moments_see(const volatile void *address)

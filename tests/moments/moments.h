@@ -52,7 +52,15 @@ void moments_places(unsigned *reached, unsigned *killed);
 /* One that was reached and where nobody has died, although this says so for the n-th time with n <= `tries`. 0: none. */
 uintptr_t moments_place_without_death(unsigned tries);
 
+/*
+ * The other way round: what if a word changes just before one of the loads of it? `act` is called then, on the thread that
+ * is about to load that word for the n-th time from now on, counted from 1. Once; one word at a time.
+ */
+void moments_before_load(const volatile void *word, unsigned nth, void (*act)(void *argument), void *argument);
+
 /* --- for stores.c and calls.c --- */
+
+void moments_loading(const volatile void *word);
 
 /* A moment, at that place in the program. */
 void moment(const void *place);

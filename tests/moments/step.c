@@ -124,7 +124,7 @@ static void dies_at_each_instruction(const char *name, void (*body)(void))
     if (!may_trace())
         cr_skip_test("a process may not trace its own child here");
     will_open();
-    house_open(&h, HOUSE_SLOTS);
+    house_open(&h, HOUSE_SLOTS, HOUSE_GRACE_MS);
     house_expect_service(&h);
     house_remember(&h);
     walk_begin(&walk, name, 64);

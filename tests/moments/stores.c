@@ -99,6 +99,7 @@ void __tsan_read_range(void *at, size_t bytes)
     type __tsan_atomic##bits##_load(const volatile void *at, int order)                                                \
     {                                                                                                                  \
         (void)order;                                                                                                   \
+        moments_loading(at);                                                                                           \
         return __atomic_load_n((const volatile type *)at, __ATOMIC_SEQ_CST);                                           \
     }                                                                                                                  \
     void __tsan_atomic##bits##_store(volatile void *at, type value, int order)                                         \
