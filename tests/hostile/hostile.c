@@ -4,6 +4,7 @@
 
 #include <belfry/abi.h>
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -52,6 +53,18 @@ void hostile_kill(pid_t pid)
 {
     kill(pid, SIGKILL);
     house_reap(pid, 30);
+}
+
+void hostile_set_limit(const char *path, const char *value, char before[32])
+{
+    before[0] = '\0';
+    int fd = open(path, O_RDWR);
+    ssize_t got = fd < 0 ? -1 : read(fd, before, 31);
+    before[got > 0 ? got : 0] = '\0';
+    if (fd >= 0 && (lseek(fd, 0, SEEK_SET) < 0 || write(fd, value, strlen(value)) < 0))
+        before[0] = '\0';
+    if (fd >= 0)
+        close(fd);
 }
 
 struct hostile_word *hostile_word(void)
@@ -141,6 +154,16 @@ static int call_a_few(struct house *house, void *argument)
 void hostile_visit(struct house *house, uint32_t uid)
 {
     cr_assert_eq(house_reap(house_process_as(uid, uid, call_a_few, house, NULL), 30), 0);
+}
+
+int hostile_is_told(struct house *house, void *argument)
+{
+    belfry_client *c;
+    int rc = house_connect_rc(house, &c);
+    if (rc == *(int *)argument)
+        return 0;
+    fprintf(stderr, "connect gave %d: %s\n", rc, belfry_last_error());
+    return 1;
 }
 
 /* --- by hand --------------------------------------------------------------------------------------------------------- */

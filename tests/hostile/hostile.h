@@ -41,6 +41,9 @@ void hostile_leave(struct hostile_guest *guest);
 /* Connect and call as that user; asserts that all goes well. */
 void hostile_visit(struct house *house, uint32_t uid);
 
+/* For house_process_as(): exits with 0 when connecting fails with the code that `argument` points to. */
+int hostile_is_told(struct house *house, void *argument);
+
 /* "<root>/house/current/" and the rest; of a slot its lock file. */
 #define HOSTILE_PATH_BYTES 256
 void hostile_path(const struct house *house, char path[HOSTILE_PATH_BYTES], const char *rest);
@@ -60,6 +63,9 @@ int hostile_claim(const struct house *house, uint32_t slot, uint32_t version, ui
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); \
         holds_;                                                      \
     })
+
+/* Sets a limit of the kernel's, and gives the old value; "" when it may not. */
+void hostile_set_limit(const char *path, const char *value, char before[32]);
 
 /* A number, once, from one process to another. */
 struct hostile_word {

@@ -178,19 +178,6 @@ Test(life, row_28_a_lock_that_somebody_else_keeps_is_ended_by_removing_it)
 
 /* --- 29: events that are lost -------------------------------------------------------------------------------------------------- */
 
-/* Sets a limit of the kernel, and gives the old value; "" when it may not. */
-static void set_limit(const char *path, const char *value, char before[32])
-{
-    before[0] = '\0';
-    int fd = open(path, O_RDWR);
-    ssize_t got = fd < 0 ? -1 : read(fd, before, 31);
-    before[got > 0 ? got : 0] = '\0';
-    if (fd >= 0 && (lseek(fd, 0, SEEK_SET) < 0 || write(fd, value, strlen(value)) < 0))
-        before[0] = '\0';
-    if (fd >= 0)
-        close(fd);
-}
-
 Test(life, row_29_a_queue_of_sixteen_events_loses_nobody)
 {
     enum { ALL = 60 };
@@ -199,13 +186,13 @@ Test(life, row_29_a_queue_of_sixteen_events_loses_nobody)
     char before[32], unused[32];
     pid_t pids[ALL];
     hostile_init(&house);
-    set_limit(limit, "16", before);
+    hostile_set_limit(limit, "16", before);
     if (before[0] == '\0') {
         house_clear(&house);
         cr_skip_test("%s may not be set", limit);
     }
     house_start(&house); /* an instance takes the limit of its birth */
-    set_limit(limit, before, unused);
+    hostile_set_limit(limit, before, unused);
     for (int i = 0; i < ALL; i++) {
         struct hostile_word *word = hostile_word();
         pids[i] = house_process_as(i % 2 == 0 ? ALICE : SERVER, ALICE, stay, &house, word);

@@ -288,18 +288,20 @@ Test(names, row_07_only_the_canonical_name_is_a_slots)
 /* In a sticky directory that others may write to, the kernel refuses root's own open with O_CREAT. */
 Test(names, row_08_a_server_of_root_opens_the_locks_of_others)
 {
-    char text[8] = "";
-    int fd = open("/proc/sys/fs/protected_regular", O_RDONLY);
-    if (fd < 0 || read(fd, text, sizeof text - 1) <= 0 || text[0] == '0')
-        cr_skip_test("fs.protected_regular is off: then there is nothing to run into");
-    close(fd);
+    static const char limit[] = "/proc/sys/fs/protected_regular";
+    struct house house;
+    char before[32], unused[32];
     if (geteuid() != 0)
         cr_skip_test("only root can be several users");
-    struct house house;
+    hostile_set_limit(limit, "2", before);
+    if (before[0] == '\0')
+        cr_skip_test("%s may not be set", limit);
     house_init_of(&house, 0);
     house_start(&house);
-    hostile_visit(&house, ALICE);
-    hostile_visit(&house, 0);
+    for (int i = 0; i < 10; i++)
+        hostile_visit(&house, i % 2 == 0 ? ALICE : 0);
+    cr_assert(house_wait(&house, house_locks_are, 0, 20));
+    hostile_set_limit(limit, before, unused);
     hostile_end(&house);
 }
 
@@ -479,20 +481,23 @@ Test(names, row_12_a_directory_that_is_taken_away_is_cried_about)
     house_clear(&house);
 }
 
-Test(names, row_12_a_file_system_that_is_unmounted_is_cried_about)
+/* A file system that is detached lives as long as it is used: nobody finds it, and those who have it are served on. */
+Test(names, row_12_a_file_system_that_is_detached_serves_those_whom_it_has)
 {
     struct house house;
-    said = hostile_word();
+    int gone = BELFRY_ENOSERVICE;
     hostile_init(&house);
     if (mount("none", house.root, "tmpfs", 0, "mode=0711") < 0) {
         house_clear(&house);
         cr_skip_test("may not mount: %s", strerror(errno));
     }
     cr_assert_eq(chown(house.root, SERVER, SERVER), 0);
-    house.options.on_log = on_log;
     house_start(&house);
+    struct hostile_guest bob = hostile_guest(&house, BOB);
     cr_assert_eq(umount2(house.root, MNT_DETACH), 0);
-    /* A lazily detached file system lives as long as it is used: nobody finds it, and those who have it are served on. */
+    hostile_served(&bob, 100);
+    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, hostile_is_told, &house, &gone), 30), 0);
+    hostile_leave(&bob);
     cr_assert_eq(house_stop(&house), 0);
     house_clear(&house);
 }

@@ -71,17 +71,6 @@ Test(others, are_known_by_user_group_and_process)
     hostile_end(&house);
 }
 
-/* Exits 0 when connecting fails with this code. */
-static int is_told(struct house *house, void *argument)
-{
-    belfry_client *c;
-    int rc = house_connect_rc(house, &c);
-    if (rc == *(int *)argument)
-        return 0;
-    fprintf(stderr, "connect gave %d: %s\n", rc, belfry_last_error());
-    return 1;
-}
-
 Test(others, stay_outside_unless_they_are_asked_in)
 {
     struct house house;
@@ -89,8 +78,8 @@ Test(others, stay_outside_unless_they_are_asked_in)
     hostile_init(&house);
     house.options.access = BELFRY_ACCESS_OWNER;
     house_start(&house);
-    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, is_told, &house, &denied), 30), 0);
-    cr_assert_eq(house_reap(house_process_as(ALICE, SERVER, is_told, &house, &denied), 30), 0);
+    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, hostile_is_told, &house, &denied), 30), 0);
+    cr_assert_eq(house_reap(house_process_as(ALICE, SERVER, hostile_is_told, &house, &denied), 30), 0);
     cr_assert_eq(house_reap(house_process_as(SERVER, SERVER, call_of_many_sizes, &house, NULL), 60), 0);
     hostile_end(&house);
 }
@@ -103,7 +92,7 @@ Test(others, of_the_group_are_let_in_and_no_others)
     house.options.access = BELFRY_ACCESS_GROUP;
     house.options.access_gid = SERVER;
     house_start(&house);
-    cr_assert_eq(house_reap(house_process_as(ALICE, GUESTS, is_told, &house, &denied), 30), 0);
+    cr_assert_eq(house_reap(house_process_as(ALICE, GUESTS, hostile_is_told, &house, &denied), 30), 0);
     cr_assert_eq(house_reap(house_process_as(ALICE, SERVER, call_of_many_sizes, &house, NULL), 60), 0);
     hostile_end(&house);
 }
@@ -121,7 +110,7 @@ Test(others, are_refused_by_on_connect_before_they_get_at_any_memory)
     hostile_init(&house);
     house.options.on_connect = no_guests;
     house_start(&house);
-    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, is_told, &house, &refused), 30), 0);
+    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, hostile_is_told, &house, &refused), 30), 0);
     cr_assert_eq(house_reap(house_process_as(BOB, BOB, call_of_many_sizes, &house, NULL), 60), 0);
     cr_assert_eq(house_stats(&house).total.refusals[BELFRY_END_REFUSED], 1);
     hostile_end(&house);
@@ -218,7 +207,7 @@ Test(others, get_as_many_connections_as_one_user_may_have)
     pid_t alice = house_process_as(ALICE, ALICE, take_all, &house, word);
     cr_assert_eq(hostile_hear(word) - 1, 10);
     int full = BELFRY_EQUOTA;
-    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, is_told, &house, &full), 30), 0);
+    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, hostile_is_told, &house, &full), 30), 0);
     cr_assert_eq(house_reap(house_process_as(BOB, BOB, call_of_many_sizes, &house, NULL), 60), 0);
     hostile_kill(alice);
     cr_assert(house_wait(&house, house_active_is, 0, 20));
