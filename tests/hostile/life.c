@@ -129,14 +129,20 @@ Test(life, row_27_only_the_lock_decides_and_ends_a_conn_once)
     hostile_end(&house);
 }
 
+struct forking {
+    bool atfork;
+    struct hostile_word *child; /* its pid */
+};
+
 /* Forks a child that lives on; dies itself. */
 static int fork_and_die(struct house *house, void *argument)
 {
+    const struct forking *forking = argument;
     belfry_client *c;
     belfry_client_options o;
     belfry_client_options_init(&o, sizeof o);
     o.root = house->root;
-    o.atfork = *(bool *)argument;
+    o.atfork = forking->atfork;
     if (belfry_connect(&c, house->service, &o) < 0 || house_echo(c, 1, 64) < 0)
         return 1;
     pid_t child = fork();
@@ -146,16 +152,18 @@ static int fork_and_die(struct house *house, void *argument)
         for (;;)
             pause();
     }
+    hostile_say(forking->child, (uint32_t)child);
     return child > 0 ? 0 : 2;
 }
 
 Test(life, row_28_a_forked_child_keeps_no_dead_parent_alive)
 {
     struct house house;
-    bool atfork = true;
+    struct forking forking = {.atfork = true, .child = hostile_word()};
     hostile_start(&house);
-    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, fork_and_die, &house, &atfork), 30), 0);
+    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, fork_and_die, &house, &forking), 30), 0);
     cr_assert(nobody_is_left(&house));
+    kill((pid_t)hostile_hear(forking.child), SIGKILL);
     hostile_end(&house);
 }
 
@@ -163,15 +171,16 @@ Test(life, row_28_a_lock_that_somebody_else_keeps_is_ended_by_removing_it)
 {
     struct house house;
     char path[HOSTILE_PATH_BYTES];
-    bool atfork = false;
+    struct forking forking = {.atfork = false, .child = hostile_word()};
     hostile_start(&house);
-    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, fork_and_die, &house, &atfork), 30), 0);
+    cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, fork_and_die, &house, &forking), 30), 0);
     cr_assert(house_active_is(&house, 1));
     for (uint32_t slot = 0; slot < house.options.max_slots; slot++) {
         hostile_lock_path(&house, path, slot);
         unlink(path);
     }
     cr_assert(nobody_is_left(&house));
+    kill((pid_t)hostile_hear(forking.child), SIGKILL);
     cr_assert_eq(house_stats(&house).total.ends[BELFRY_END_LOCK_GONE], 1);
     hostile_end(&house);
 }
