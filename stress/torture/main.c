@@ -378,6 +378,8 @@ static void report(const struct referee *r)
     printf("server killed %s times; %s clients noticed, the last after %s\n",
            text_grouped(text[0], (int64_t)r->server_kills), text_grouped(text[1], (int64_t)board->told),
            text_duration(text[2], (uint64_t)board->told_ns_max));
+    if (board->warnings > 0)
+        printf("%llu warnings of the server, the last: %s\n", (unsigned long long)board->warnings, board->warning);
     printf("descriptors of the server: %lld without clients, %lld at most\n", (long long)r->quiet.fds,
            (long long)r->fds_max);
 }

@@ -145,6 +145,18 @@ static int on_shard_start(belfry_server *s, uint32_t shard, void *user)
     return 0;
 }
 
+/* On a machine that has too much to do, a turn may well take long, and the server says so. Not an error. */
+static void on_log(enum belfry_log_level level, const char *line, void *user)
+{
+    (void)user;
+    if (level == BELFRY_LOG_ERROR)
+        fprintf(stderr, "%s\n", line);
+    if (level != BELFRY_LOG_WARNING)
+        return;
+    __atomic_fetch_add(&board->warnings, 1, __ATOMIC_RELAXED);
+    snprintf(board->warning, sizeof board->warning, "%s", line);
+}
+
 void server_live(void)
 {
     const struct options *mine = board->options;
@@ -157,6 +169,7 @@ void server_live(void)
     o.on_message = on_message;
     o.on_disconnect = on_disconnect;
     o.on_shard_start = on_shard_start;
+    o.on_log = on_log;
     o.shards = mine->shards;
     o.max_slots = slots_max(mine);
     o.warm_pool = slots_warm(mine);

@@ -102,6 +102,8 @@ struct board {
     uint64_t closed[SHARDS_MAX];
     uint64_t instance;      /* of the server that serves; 0: none yet */
     int server_rc;          /* its start failed */
+    uint64_t warnings;      /* that the server gave */
+    char warning[256];      /* the last of them */
     uint64_t dead_instance; /* the last server that was killed */
     int64_t server_killed_ns;
     bool spoiled; /* what corrupt_one or lose_one asks for has been done */
