@@ -58,19 +58,22 @@ static int own_segment(const struct house *house, const belfry_client *c)
     return open(path, O_RDWR);
 }
 
-/* Cuts it short, rings, and exits with 0 when it is told that this was the end. */
+/* Cuts it short, and exits with 0 when it is told that this was the end. Whom a busy shard has parked it looks at once a minute:
+   so it gives back what it took, rings, and takes it again, until then. */
 static int cut(struct house *house, void *argument)
 {
     belfry_client *c = attach(house);
-    off_t left = *(off_t *)argument;
+    off_t left = *(off_t *)argument, whole = (off_t)segment_bytes(c->shared->lobby.geometry.ring_bytes);
     int fd = own_segment(house, c);
-    bf_os_wake(&c->send->bell); /* while there is one */
-    if (fd < 0 || ftruncate(fd, left) < 0)
-        return 1;
-    if (left >= (off_t)sizeof *c->send) /* the header is there, the ring is not */
+    for (int64_t until = SECONDS(20); load_acquire(&c->recv->end) == 0 && belfry_now_ns() < until;) {
+        if (fd < 0 || ftruncate(fd, whole) < 0)
+            return 1;
         ring_the_bell(c);
-    for (int64_t until = SECONDS(20); load_acquire(&c->recv->end) == 0 && belfry_now_ns() < until;)
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        if (ftruncate(fd, left) < 0)
+            return 1;
+        for (int i = 0; i < 20 && load_acquire(&c->recv->end) == 0; i++)
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
     return load_acquire(&c->recv->end) == BELFRY_END_PEER_FAULT ? 0 : 2;
 }
 
