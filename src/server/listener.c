@@ -111,8 +111,10 @@ void bf_listener_event(struct bf_shard *shard, const char *name, bool closed)
     }
     struct bf_slot *slot = &shard->pool.slots[number / shard->pool.lobby->geometry.shards];
     slot->hinted |= closed;
-    if (!was_in_vain(shard, slot))
-        slot_queue_put(&shard->dirty, slot);
+    if ((closed && slot->refusal != REFUSAL_NONE) || was_in_vain(shard, slot))
+        return;
+    slot->looks = 0;
+    slot_queue_put(&shard->dirty, slot);
 }
 
 /* Events were lost: any slot may have changed, and one that says "closed" may be among the lost. How many names somebody
@@ -123,8 +125,10 @@ static void rescan(struct bf_shard *shard)
     shard->junk_left = true;
     counter_add(&shard->counters->rescans, 1);
     for (uint32_t i = 0; i < shard->pool.count; i++) {
-        shard->pool.slots[i].hinted = true;
-        slot_queue_put(&shard->dirty, &shard->pool.slots[i]);
+        struct bf_slot *slot = &shard->pool.slots[i];
+        slot->hinted = true;
+        slot->looks = 0;
+        slot_queue_put(&shard->dirty, slot);
     }
 }
 
@@ -137,7 +141,6 @@ bool bf_listener_work(struct bf_shard *shard)
         worked = true;
     }
     for (int i = 0; i < LOOKS_PER_TURN && (slot = slot_queue_take(&shard->dirty)) != NULL; i++) {
-        slot->looks = 0;
         bf_listener_look(shard, slot);
         worked = true;
     }
@@ -165,10 +168,29 @@ void bf_listener_look_after(struct bf_shard *shard, struct bf_slot *slot, int64_
 
 void bf_listener_rung(struct bf_shard *shard, struct bf_slot *slot)
 {
-    if (++slot->empty < EMPTY_RINGS_MAX)
+    if (++slot->empty < EMPTY_RINGS_MAX) {
+        slot->looks = 0;
         slot_queue_put(&shard->dirty, slot);
-    else
+    } else {
         look_later(shard, slot); /* which arms the wait again, too */
+    }
+}
+
+/* It is time to look at this slot: in one of the next turns, since a thousand may be due at once. */
+static void look_is_due(struct bf_shard *shard, struct bf_slot *slot)
+{
+    bool muted = slot->muted; /* it may wait for both */
+    slot->muted = false;
+    if (muted)
+        bf_shard_heat(shard, slot);
+    if (slot->refusal == REFUSAL_DUE && !afford(shard, REFUSAL_NS)) {
+        bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
+        return;
+    }
+    if (slot->refusal == REFUSAL_DUE)
+        slot->refusal = REFUSAL_PAID;
+    if (!muted || slot->hinted)
+        slot_queue_put(&shard->dirty, slot);
 }
 
 int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
@@ -182,12 +204,7 @@ int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
             next = bf_min(next, slot->look_at_ns);
             slot_queue_put(&shard->later, slot);
         } else {
-            bool muted = slot->muted; /* it may wait for both */
-            slot->muted = false;
-            if (muted)
-                bf_shard_heat(shard, slot);
-            if (!muted || slot->hinted)
-                bf_listener_look(shard, slot);
+            look_is_due(shard, slot);
         }
     }
     for (slot = shard->later.first; slot != NULL; slot = slot->next[SLOT_QUEUE_LATER])
@@ -201,7 +218,10 @@ static void claim_begin(struct bf_shard *shard, struct bf_slot *slot, const stru
 {
     int64_t now = bf_os_now_ns();
     enum belfry_end no = shard->draining ? BELFRY_END_DRAINING : bf_quota_enter(&shard->server->quota, claim->uid, now);
-    if (no == BELFRY_END_QUOTA && !afford(shard, REFUSAL_NS)) {
+    bool paid = slot->refusal == REFUSAL_PAID;
+    slot->refusal = REFUSAL_NONE;
+    if (no == BELFRY_END_QUOTA && !paid && !afford(shard, REFUSAL_NS)) {
+        slot->refusal = REFUSAL_DUE;
         bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
         return;
     }
@@ -368,8 +388,10 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
             bf_claim_drop(shard->lock_dir, slot->number);
         }
         slot->hinted &= theirs;
-        if (!theirs)
+        if (!theirs) {
+            slot->refusal = REFUSAL_NONE;
             return;
+        }
         claim_begin(shard, slot, &claim);
         if (slot->phase == SLOT_CLAIMED)
             look_at_claimed(shard, slot, &claim, spoke);

@@ -37,6 +37,13 @@ enum slot_queue_kind {
     SLOT_QUEUES,
 };
 
+/* Of a claim beyond its user's share. */
+enum slot_refusal {
+    REFUSAL_NONE,
+    REFUSAL_DUE,  /* it is to be refused, once there is time for that */
+    REFUSAL_PAID, /* there is: at the next look */
+};
+
 struct bf_slot {
     uint32_t number;     /* in the instance */
     uint32_t index;      /* in the shard */
@@ -57,6 +64,7 @@ struct bf_slot {
     bool foreign;   /* of another user than ours */
     bool protected; /* foreign, and its _send may only be appended to */
     bool seen_locked;
+    enum slot_refusal refusal;
     int64_t claimed_ns;
     int64_t look_at_ns;
     uint32_t looks;

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,12 +39,15 @@ int __wrap_bf_os_locked(int fd);
 
 static void (*in_next_look)(void); /* runs once, on the shard's thread, after the kernel was asked */
 static int pretend_held;           /* this many answers are "held" */
+static uint32_t looks, looks_of_turn, looks_of_turn_max;
 
 int __wrap_bf_os_locked(int fd)
 {
     int rc = __real_bf_os_locked(fd);
     if (bf_shard_self() == NULL)
         return rc;
+    add_release(&looks, 1);
+    looks_of_turn++;
     void (*hook)(void) = __atomic_exchange_n(&in_next_look, NULL, __ATOMIC_ACQ_REL);
     if (hook != NULL)
         hook();
@@ -403,6 +407,112 @@ Test(listener, takes_back_a_slot_at_once_when_its_owner_dies_before_hello)
     expect(eventually(!lock_is_there(&raw)));
     expect_eq(server_fixture_counters().refusals[BELFRY_END_UNFINISHED], 1);
     server_fixture_stop(&server);
+}
+
+/* --- many at once ------------------------------------------------------------------------------------------------------- */
+
+#define MANY 200u
+
+static int many_fds[MANY];
+static bool counts_turns;
+
+/* Runs at the beginning of every turn, since it posts itself: so the shard is never idle, either. */
+static void count_turn(void *user)
+{
+    (void)user;
+    store_relaxed(&looks_of_turn_max, bf_max(looks_of_turn_max, looks_of_turn));
+    looks_of_turn = 0;
+    if (load_acquire(&counts_turns))
+        belfry_post(server.server, 0, count_turn, NULL);
+}
+
+static void count_turns(bool on)
+{
+    store_release(&counts_turns, on);
+    if (on)
+        expect_rc(belfry_post(server.server, 0, count_turn, NULL), 0);
+}
+
+/* The lock files of slots 20 and on, of this uid, which only root can make another's than its own. */
+static void make_many(uint32_t count, uint32_t uid)
+{
+    char path[2 * FIXTURE_PATH_BYTES], name[SEGMENT_NAME_BYTES];
+    server_fixture_path(&server, path, "shard-0");
+    int dir = bf_os_open_dir(BF_OS_CWD, path);
+    setfsuid(uid); /* of this thread alone */
+    for (uint32_t i = 0; i < count; i++) {
+        bf_lock_name(name, 20 + i);
+        many_fds[i] = bf_os_open(dir, name, BF_OS_WRITE | BF_OS_CREATE_NEW, 0600);
+    }
+    setfsuid(geteuid());
+    bf_os_close(dir);
+    for (uint32_t i = 0; i < count; i++)
+        expect(many_fds[i] >= 0);
+}
+
+static void start_with_many_slots(void)
+{
+    server.options.max_slots = 20 + MANY;
+    server.options.claim_grace_ms = 100000;
+    server.options.stall_ms = 0;
+    server_fixture_start(&server);
+    count_turns(true);
+}
+
+static void stop_with_many_slots(uint32_t made)
+{
+    for (uint32_t i = 0; i < made; i++)
+        bf_os_close(many_fds[i]);
+    count_turns(false);
+    server_fixture_stop(&server);
+}
+
+/* A handler that takes long makes looks of a tenth of a second due at once. */
+Test(listener, looks_at_few_of_many_unfinished_claims_in_one_turn)
+{
+    prepare();
+    start_with_many_slots();
+    belfry_client *c = server_fixture_connect();
+    make_many(40, geteuid());
+    raw_open(&raw, 0);
+    expect(eventually(load_acquire(&lobby_shard(&raw.lobby, 0)->active) == 41));
+    expect(eventually(load_acquire(&looks) > 40 * 5)); /* by now each is looked at every 100 ms */
+    block(c);
+    int64_t until = belfry_in_ms(150);
+    while (belfry_now_ns() < until)
+        fixture_pause();
+    uint32_t before = load_acquire(&looks);
+    store_relaxed(&looks_of_turn_max, 0);
+    unblock();
+    expect(eventually(load_acquire(&looks) >= before + 40));
+    uint32_t most = load_relaxed(&looks_of_turn_max);
+    expect(most > 0 && most <= 10);
+    belfry_close(c);
+    stop_with_many_slots(40);
+}
+
+/* While somebody is to be served, one whose user has enough already waits for its refusal, and is not looked at meanwhile. */
+Test(listener, looks_at_claims_beyond_a_users_share_once_and_once_more)
+{
+    if (geteuid() != 0)
+        cr_skip_test("only root can make another user's files");
+    prepare();
+    server.options.access = BELFRY_ACCESS_EVERYONE;
+    server.options.uid_slots_max = 1;
+    server.options.uid_connects_max = 1;
+    start_with_many_slots();
+    belfry_client *c = server_fixture_connect();
+    block(c);
+    make_many(MANY, 61002);
+    uint32_t before = load_acquire(&looks);
+    int64_t began = belfry_now_ns();
+    unblock();
+    expect(eventually(server_fixture_counters().refusals[BELFRY_END_QUOTA] == MANY - 1));
+    uint32_t taken = load_acquire(&looks) - before;
+    expect(taken >= MANY && taken <= 2 * MANY + 60);
+    expect(belfry_now_ns() - began >= 40000000); /* 20 us for each are a sixteenth of the time */
+    belfry_close(c);
+    stop_with_many_slots(MANY);
 }
 
 Test(listener, refuses_a_hello_of_another_version)
