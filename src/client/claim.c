@@ -93,9 +93,18 @@ static int map_segments(struct belfry_client *c, int instance_dir)
 
 /* --- cold slots ---------------------------------------------------------------------------------------------------- */
 
+/* If we were slow to look, it may be the reason for which a later tenant of the slot has ended: then we shall not know why
+   we were refused, and another slot is worth a try. */
+static bool is_a_tenants(enum belfry_end reason)
+{
+    return reason == BELFRY_END_LEFT || reason == BELFRY_END_DIED;
+}
+
 static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
 {
     const char *service = c->shared->lobby.geometry.service;
+    if (is_a_tenants(reason))
+        return -EAGAIN;
     if (reason == BELFRY_END_DRAINING || reason == BELFRY_END_STOPPED)
         return -ESTALE;
     if (reason == BELFRY_END_QUOTA)

@@ -280,8 +280,8 @@ Test(connect, does_not_enter_by_a_closed_door)
     fake_close(&fake);
 }
 
-/* Until the lock file of a cold slot appears; its number, or -1. */
-static int wait_for_lock(void)
+/* Until the lock file of a cold slot appears, of none but that one; its number, or -1. */
+static int wait_for_lock_but(int other)
 {
     char path[2 * FIXTURE_PATH_BYTES], name[64];
     int64_t until = fixture_now_ms() + FIXTURE_PATIENCE_MS;
@@ -289,10 +289,15 @@ static int wait_for_lock(void)
         for (int slot = 0; slot < FAKE_SLOTS; slot++) {
             snprintf(name, sizeof name, "shard-0/slot_%d.lock", slot);
             fake_path(&fake, path, name);
-            if (access(path, F_OK) == 0)
+            if (slot != other && access(path, F_OK) == 0)
                 return slot;
         }
     return -1;
+}
+
+static int wait_for_lock(void)
+{
+    return wait_for_lock_but(-1);
 }
 
 static void *make_demanded(void *reason)
@@ -337,6 +342,37 @@ Test(connect, says_why_a_cold_slot_was_refused)
 {
     expect_cold_refusal(BELFRY_END_NO_MEMORY, BELFRY_ENOSPACE, "shared memory");
     expect_cold_refusal(BELFRY_END_UNFINISHED, BELFRY_EREFUSED, "in time");
+}
+
+/* Its claim was refused, and before it looked somebody else had the slot, and left. The second slot is made. */
+static void *refuse_and_forget_why(void *unused)
+{
+    int first = wait_for_lock();
+    if (first < 0)
+        return unused;
+    struct belfry_abi_slot *shared = lobby_slot(&fake.lobby, (uint32_t)first);
+    shared->reason = BELFRY_END_LEFT;
+    store_release(&shared->state, BELFRY_SLOT_STATE(2, BELFRY_SLOT_COLD));
+    bf_os_wake(&shared->state);
+    int second = wait_for_lock_but(first);
+    if (second < 0)
+        return unused;
+    fake_make(&fake, (uint32_t)second, 0, true);
+    bf_os_wake(&lobby_slot(&fake.lobby, (uint32_t)second)->state);
+    return NULL;
+}
+
+Test(connect, tries_another_slot_when_the_reason_that_it_finds_is_a_later_tenants)
+{
+    pthread_t maker;
+    void *failed;
+    fake_open(&fake, 0);
+    pthread_create(&maker, NULL, refuse_and_forget_why, &fake);
+    belfry_client *c = connected();
+    pthread_join(maker, &failed);
+    expect(failed == NULL);
+    belfry_close(c);
+    fake_close(&fake);
 }
 
 Test(connect, waits_for_a_cold_slot_no_longer_than_its_deadline)
