@@ -12,22 +12,23 @@
 /* schedstat of a thread: time on a core in ns, time waiting for one in ns, times that it was given one. */
 struct proc_cpu proc_cpu(pid_t pid)
 {
-    struct proc_cpu cpu = {.run_ns = PROC_UNKNOWN, .wakeups = PROC_UNKNOWN};
+    struct proc_cpu cpu = {.run_ns = PROC_UNKNOWN, .wait_ns = PROC_UNKNOWN, .wakeups = PROC_UNKNOWN};
     char path[320];
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     DIR *tasks = opendir(path);
     if (!tasks)
         return cpu;
-    int64_t run_ns = 0, wakeups = 0;
+    int64_t run_ns = 0, wait_ns = 0, wakeups = 0;
     bool known = false;
     for (struct dirent *task; (task = readdir(tasks));) {
         if (task->d_name[0] == '.')
             continue;
         snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", (int)pid, task->d_name);
         FILE *f = fopen(path, "re");
-        int64_t run = 0, times = 0;
-        if (f && fscanf(f, "%" SCNd64 " %*d %" SCNd64, &run, &times) == 2) {
+        int64_t run = 0, wait = 0, times = 0;
+        if (f && fscanf(f, "%" SCNd64 " %" SCNd64 " %" SCNd64, &run, &wait, &times) == 3) {
             run_ns += run;
+            wait_ns += wait;
             wakeups += times;
             known = true;
         }
@@ -36,7 +37,7 @@ struct proc_cpu proc_cpu(pid_t pid)
     }
     closedir(tasks);
     if (known)
-        cpu = (struct proc_cpu){.run_ns = run_ns, .wakeups = wakeups};
+        cpu = (struct proc_cpu){.run_ns = run_ns, .wait_ns = wait_ns, .wakeups = wakeups};
     return cpu;
 }
 

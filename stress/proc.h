@@ -12,6 +12,7 @@
 /* Sums over all threads. Exact to the nanosecond, where clock ticks would call 4 ms in 10 s nothing. */
 struct proc_cpu {
     int64_t run_ns;
+    int64_t wait_ns; /* for a core, while it could have run */
     int64_t wakeups; /* times that a thread was put on a core */
 };
 
