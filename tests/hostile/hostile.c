@@ -4,10 +4,15 @@
 
 #include <belfry/abi.h>
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +29,17 @@ void hostile_start(struct house *house)
 {
     hostile_init(house);
     house_start(house);
+}
+
+void hostile_mount(struct house *house, const char *options)
+{
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("none", house->root, "tmpfs", 0, options) < 0) {
+        int error = errno;
+        house_clear(house);
+        cr_skip_test("may not mount: %s", strerror(error));
+    }
+    cr_assert(chown(house->root, house->uid, house->uid) == 0 && chmod(house->root, 0711) == 0);
 }
 
 int hostile_serve(struct house *house, void *argument)

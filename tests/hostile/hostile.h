@@ -20,6 +20,10 @@ enum { SERVER = 61001, ALICE = 61002, BOB = 61003, MALLORY = 61004, GUESTS = 611
 void hostile_init(struct house *house);
 void hostile_start(struct house *house); /* with the options as they are */
 
+/* A tmpfs of its own for the house's root, with these options ("size=3m"), before house_start(). This process and its children
+   alone see it, so that nothing is left when they end. Skips the test where that may not be. */
+void hostile_mount(struct house *house, const char *options);
+
 /* A server, for house_process_as(): runs until SIGTERM, or until it has been replaced; exits with 0 then. */
 int hostile_serve(struct house *house, void *argument);
 
