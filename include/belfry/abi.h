@@ -235,8 +235,10 @@ struct belfry_abi_slot {
 enum belfry_abi_state {
     BELFRY_SLOT_COLD = 0,   /* no segments; lock it and wait for WARM */
     BELFRY_SLOT_WARM = 1,   /* segments are there */
-    BELFRY_SLOT_OPEN = 2,   /* somebody has it */
+    BELFRY_SLOT_OPEN = 2,   /* a client of the server's own user has it */
     BELFRY_SLOT_CLOSED = 3, /* its conn is over; not yet free */
+    BELFRY_SLOT_ASKED = 4,  /* another user's client has claimed it; not yet let at its segments */
+    BELFRY_SLOT_SHARED = 5, /* it has it */
 };
 
 #define BELFRY_SLOT_STATE(generation, state) ((uint32_t)(generation) << 3 | (uint32_t)(state))

@@ -18,6 +18,7 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -72,6 +73,14 @@ uint32_t bf_os_gid(void)
 uint32_t bf_os_pid(void)
 {
     return (uint32_t)getpid();
+}
+
+uint64_t bf_os_random(void)
+{
+    uint64_t number = 0;
+    while (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
+        ; /* a signal came */
+    return number;
 }
 
 /* The start of a small text file; "" when it cannot be read. */

@@ -20,6 +20,7 @@ int64_t bf_os_coarse_ns(void); /* the same as of the last tick of the kernel: up
 uint32_t bf_os_uid(void);      /* effective */
 uint32_t bf_os_gid(void);      /* effective */
 uint32_t bf_os_pid(void);
+uint64_t bf_os_random(void);           /* that nobody can guess */
 int64_t bf_os_map_count_max(void);     /* vm.max_map_count, or a default when it cannot be read */
 uint64_t bf_os_file_count_max(void);   /* RLIMIT_NOFILE, soft */
 uint64_t bf_os_locked_bytes_max(void); /* RLIMIT_MEMLOCK, soft */

@@ -36,7 +36,7 @@ static int map_segment(struct belfry_client *c, int segment_dir, enum segment_si
 
     bf_segment_name(name, "", g->service, c->slot, side);
     int fd = bf_os_open(segment_dir, name, side == SEGMENT_SEND ? BF_OS_READ_WRITE : BF_OS_READ, 0);
-    if (fd == -ENOENT)
+    if (fd == -ENOENT || (fd == -EACCES && g->uid != bf_os_uid())) /* somebody else was let at it */
         return -ESTALE;
     if (fd < 0)
         return bf_error_errno(fd, "cannot open segment %s", name);
@@ -93,17 +93,18 @@ static int map_segments(struct belfry_client *c, int instance_dir)
 
 /* --- cold slots ---------------------------------------------------------------------------------------------------- */
 
-/* If we were slow to look, it may be the reason for which a later tenant of the slot has ended: then we shall not know why
-   we were refused, and another slot is worth a try. */
-static bool is_a_tenants(enum belfry_end reason)
+/* It may be the reason for which somebody else was refused, or a later tenant of the slot has ended, if we were slow to
+   look: then we shall not know why we were refused, and another slot is worth a try. */
+static bool is_ours(const struct belfry_client *c, enum belfry_end reason)
 {
-    return reason == BELFRY_END_LEFT || reason == BELFRY_END_DIED;
+    return load_relaxed(&lobby_slot(&c->shared->lobby, c->slot)->uid) == bf_os_uid() && reason != BELFRY_END_LEFT &&
+           reason != BELFRY_END_DIED;
 }
 
 static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
 {
     const char *service = c->shared->lobby.geometry.service;
-    if (is_a_tenants(reason))
+    if (!is_ours(c, reason))
         return -EAGAIN;
     if (reason == BELFRY_END_DRAINING || reason == BELFRY_END_STOPPED)
         return -ESTALE;
@@ -122,6 +123,15 @@ static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
                     belfry_end_text(reason));
 }
 
+/* Our lock file is there. Can it be ours that the server has seen? It tells whether its own user's client claimed a slot or
+   another's, and who finds the one where the other should be has come too late. */
+static bool may_be_ours(enum belfry_abi_state state, bool foreign)
+{
+    if (state == BELFRY_SLOT_COLD || state == BELFRY_SLOT_WARM)
+        return true;
+    return foreign ? state == BELFRY_SLOT_ASKED || state == BELFRY_SLOT_SHARED : state == BELFRY_SLOT_OPEN;
+}
+
 /* The lock file is there; wait until the server has made the segments and, if they are another user's, let us in. */
 static int wait_until_ready(struct belfry_client *c, bool foreign, int64_t deadline_ns)
 {
@@ -131,7 +141,9 @@ static int wait_until_ready(struct belfry_client *c, bool foreign, int64_t deadl
         enum belfry_abi_state state = BELFRY_SLOT_STATE_OF(word);
         if (BELFRY_SLOT_GENERATION(word) != c->generation || state == BELFRY_SLOT_CLOSED)
             return refused_cold(c, (enum belfry_end)load_relaxed(&slot->reason));
-        if (foreign ? state == BELFRY_SLOT_OPEN : state != BELFRY_SLOT_COLD)
+        if (!may_be_ours(state, foreign))
+            return -EAGAIN;
+        if (foreign ? state == BELFRY_SLOT_SHARED : state != BELFRY_SLOT_COLD)
             return 0;
         if (client_is_over(load_acquire(&c->shard->obituary)))
             return -ESTALE;
@@ -204,6 +216,8 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
     word = load_acquire(&lobby_slot(&c->shared->lobby, c->slot)->state);
     if (rc == 0 && BELFRY_SLOT_GENERATION(word) != c->generation)
         rc = next_generation(c);
+    else if (rc == 0 && !may_be_ours(BELFRY_SLOT_STATE_OF(word), foreign)) /* partner: listener.c, claim_stands */
+        rc = -EAGAIN;
     if (rc == 0 && (wanted == BELFRY_SLOT_COLD || foreign))
         rc = wait_until_ready(c, foreign, deadline_ns);
     bool stale_instance = rc == -ESTALE;
@@ -211,7 +225,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
         rc = map_segments(c, instance_dir);
     if (rc == 0) {
         c->lobby_slot = lobby_slot(&c->shared->lobby, c->slot);
-        c->open_state = BELFRY_SLOT_STATE(c->generation, BELFRY_SLOT_OPEN);
+        c->open_state = BELFRY_SLOT_STATE(c->generation, foreign ? BELFRY_SLOT_SHARED : BELFRY_SLOT_OPEN);
         say_hello(c);
         return TRY_GOT;
     }

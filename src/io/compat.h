@@ -29,12 +29,12 @@ static inline void compat_prep_futex_wait(struct io_uring_sqe *sqe, const uint32
 #endif
 }
 
-static inline void compat_prep_futex_wake(struct io_uring_sqe *sqe, const uint32_t *word)
+static inline void compat_prep_futex_wake(struct io_uring_sqe *sqe, const uint32_t *word, int32_t count)
 {
 #if BF_HAVE_PREP_FUTEX
-    io_uring_prep_futex_wake(sqe, (uint32_t *)word, INT32_MAX, BF_FUTEX_ANY, BF_FUTEX_SIZE_U32, 0);
+    io_uring_prep_futex_wake(sqe, (uint32_t *)word, (uint64_t)count, BF_FUTEX_ANY, BF_FUTEX_SIZE_U32, 0);
 #else
-    io_uring_prep_rw(BF_OP_FUTEX_WAKE, sqe, (int)BF_FUTEX_SIZE_U32, word, 0, INT32_MAX);
+    io_uring_prep_rw(BF_OP_FUTEX_WAKE, sqe, (int)BF_FUTEX_SIZE_U32, word, 0, (uint64_t)count);
     sqe->addr3 = BF_FUTEX_ANY;
 #endif
 }

@@ -16,6 +16,7 @@
 #include "base/os.h"
 #include "io/compat.h"
 
+#define WAKE_SOME 64
 #define SUBMISSIONS 256u
 #define COMPLETIONS_MAX 65536u
 #define NS_PER_S 1000000000ll
@@ -154,12 +155,22 @@ void bf_reactor_cancel_owned(struct bf_reactor *r, const void *owner)
     cancel(r, tag_owner(owner));
 }
 
-void bf_reactor_wake(struct bf_reactor *r, const uint32_t *word)
+static void wake(struct bf_reactor *r, const uint32_t *word, int32_t count)
 {
     struct io_uring_sqe *sqe = bf_uring_entry(&r->uring);
-    compat_prep_futex_wake(sqe, word);
+    compat_prep_futex_wake(sqe, word, count);
     sqe->user_data = tag(TAG_QUIET, 0, 0);
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+}
+
+void bf_reactor_wake(struct bf_reactor *r, const uint32_t *word)
+{
+    wake(r, word, INT32_MAX);
+}
+
+void bf_reactor_wake_some(struct bf_reactor *r, const uint32_t *word)
+{
+    wake(r, word, WAKE_SOME);
 }
 
 void bf_reactor_submit(struct bf_reactor *r)

@@ -84,6 +84,9 @@ void bf_reactor_populate(struct bf_reactor *r, const void *owner, void *at, size
 /* Wake everybody who waits on a word. */
 void bf_reactor_wake(struct bf_reactor *r, const uint32_t *word);
 
+/* The same for a word on which people may wait whom we do not trust: 64 of them, since each costs us 2 us. */
+void bf_reactor_wake_some(struct bf_reactor *r, const uint32_t *word);
+
 void bf_reactor_submit(struct bf_reactor *r);
 
 /* Submit, then sleep until there is an event or for `timeout_ns` (negative: no limit). */

@@ -3,6 +3,7 @@
 #include "server/claim.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "base/os.h"
@@ -12,14 +13,18 @@
 
 /*
  * Gone meanwhile; or nothing that a client of ours would make, such as a file that its own user may not read. Another
- * user's client makes its file first and then shares it: until then it counts as not locked.
+ * user's client makes its file first and then shares it: until then it counts as not locked. So does one with a lease on
+ * it (-EAGAIN), which would keep us from ever looking.
  */
 static int unopened(int error, struct bf_claim *claim)
 {
     if (error == -ENOENT)
         claim->kind = CLAIM_NONE;
-    if (error == -EACCES && claim->uid != bf_os_uid())
+    bool foreign = claim->uid != bf_os_uid();
+    if (foreign && (error == -EACCES || error == -EAGAIN))
         claim->kind = CLAIM_FREE;
+    if (foreign && error == -EAGAIN)
+        return 0;
     return error == -ENOENT || error == -ELOOP || error == -EACCES ? 0 : error;
 }
 
@@ -35,7 +40,7 @@ static int ask(int fd, struct bf_claim *claim)
     return rc < 0 ? rc : 1;
 }
 
-int bf_claim_look(int lock_dir, uint32_t slot, bool others, struct bf_claim *claim)
+int bf_claim_look(int lock_dir, uint32_t slot, unsigned how, struct bf_claim *claim)
 {
     char name[SEGMENT_NAME_BYTES];
     struct bf_os_file file, opened;
@@ -50,7 +55,8 @@ int bf_claim_look(int lock_dir, uint32_t slot, bool others, struct bf_claim *cla
         return rc;
     *claim = (struct bf_claim){
         .kind = CLAIM_JUNK, .device = file.device, .inode = file.inode, .uid = file.uid, .gid = file.gid};
-    if (!file.regular || file.links != 1 || (file.uid != bf_os_uid() && !others))
+    bool linked = file.links != 1 && (how & CLAIM_IS_BOUND) == 0;
+    if (!file.regular || linked || (file.uid != bf_os_uid() && (how & CLAIM_OF_OTHERS) == 0))
         return 0;
 
     int fd = bf_os_open(lock_dir, name, BF_OS_READ, 0);
@@ -66,6 +72,14 @@ int bf_claim_look(int lock_dir, uint32_t slot, bool others, struct bf_claim *cla
         return rc;
     claim->kind = rc == 1 ? CLAIM_HELD : CLAIM_FREE;
     return 0;
+}
+
+bool bf_claim_is_there(int lock_dir, uint32_t slot, const struct bf_claim *claim)
+{
+    char name[SEGMENT_NAME_BYTES];
+    struct bf_os_file file;
+    bf_lock_name(name, slot);
+    return bf_os_stat_at(lock_dir, name, &file) == 0 && file.inode == claim->inode && file.device == claim->device;
 }
 
 int bf_claim_take(int lock_dir, uint32_t slot)
@@ -89,13 +103,14 @@ void bf_claim_drop(int lock_dir, uint32_t slot)
 
 bool bf_claim_remove_junk(int lock_dir, const char *name)
 {
-    static unsigned long aside; /* only has to differ; several shards have several directories */
     char hidden[SEGMENT_NAME_BYTES];
     int rc = bf_os_unlink(lock_dir, name);
     if (rc != -EISDIR)
         return rc == 0;
     if (bf_os_remove_dir(lock_dir, name) == 0)
         return true;
-    snprintf(hidden, sizeof hidden, ".junk-%lu", __atomic_add_fetch(&aside, 1, __ATOMIC_RELAXED));
-    return bf_os_rename(lock_dir, name, hidden) == 0;
+    do /* a name that nobody can have taken before us */
+        snprintf(hidden, sizeof hidden, ".junk-%016" PRIx64, bf_os_random());
+    while ((rc = bf_os_rename(lock_dir, name, hidden)) == -ENOTEMPTY || rc == -EEXIST || rc == -ENOTDIR);
+    return rc == 0;
 }

@@ -30,9 +30,17 @@ struct bf_claim {
     struct belfry_abi_claim word; /* of another user's that is held: what its owner wrote into it, else zeros */
 };
 
-/* Look. `others`: users other than our own may have one. 0, or -errno when the system would not let us (then nothing is
-   known). */
-int bf_claim_look(int lock_dir, uint32_t slot, bool others, struct bf_claim *claim);
+/* How to look. */
+enum {
+    CLAIM_OF_OTHERS = 1, /* users other than our own may have one */
+    CLAIM_IS_BOUND = 2,  /* it has been found sound, and is told by its inode: somebody may have linked to it since */
+};
+
+/* Look. 0, or -errno when the system would not let us (then nothing is known). */
+int bf_claim_look(int lock_dir, uint32_t slot, unsigned how, struct bf_claim *claim);
+
+/* Is the same file still there under the slot's name? */
+bool bf_claim_is_there(int lock_dir, uint32_t slot, const struct bf_claim *claim);
 
 /* Make the file ourselves, so that no client can take the slot. 0; -EEXIST: somebody has it; -errno. */
 int bf_claim_take(int lock_dir, uint32_t slot);

@@ -18,6 +18,7 @@
 #define CLAIM_MODE 01733u /* others may make a file, and remove their own */
 #define START_LOCK_MODE 0600u
 #define NAME_BYTES 32
+#define DEPTH_MAX 16             /* others may have made directories in the lock directories */
 #define FRESH_PREFIX ".current-" /* what becomes `current` by a rename */
 #define LOCK_PAUSE_NS 2000000ll
 #define START_PATIENCE_NS 60000000000ll /* somebody's warm pool may be large */
@@ -49,6 +50,7 @@ static int remove_entry(void *context, const char *name)
         return 0;
     struct removal inner = {.dir = bf_os_open_dir(r->dir, name), .depth = r->depth - 1};
     if (inner.dir >= 0) {
+        bf_os_mode(inner.dir, DIR_MODE); /* nobody puts anything new there; not ours: as it was */
         bf_os_list(inner.dir, remove_entry, &inner);
         bf_os_close(inner.dir);
     }
@@ -58,7 +60,7 @@ static int remove_entry(void *context, const char *name)
 
 static void remove_instance_dir(int service_dir, const char *name)
 {
-    struct removal r = {.dir = bf_os_open_dir(service_dir, name), .depth = 2};
+    struct removal r = {.dir = bf_os_open_dir(service_dir, name), .depth = DEPTH_MAX};
     if (r.dir < 0)
         return;
     bf_os_unlink(r.dir, PLACE_LOBBY); /* first: from here on nobody finds it */

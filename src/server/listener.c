@@ -33,8 +33,10 @@
  */
 static bool afford(struct bf_shard *shard, int64_t cost_ns)
 {
+    if (shard->hot_count == 0)
+        return true;
     int64_t now = bf_os_now_ns();
-    if (shard->hot_count > 0 && shard->vain_ns > now + VAIN_BURST_NS)
+    if (shard->vain_ns > now + VAIN_BURST_NS)
         return false;
     shard->vain_ns = bf_max(shard->vain_ns, now) + VAIN_SHARE * cost_ns;
     return true;
@@ -58,7 +60,8 @@ static void weed_entry(void *context, const char *name)
     uint32_t number;
     if (name[0] == '.' || is_slot(shard, name, &number))
         return;
-    shard->vain_ns += VAIN_SHARE * JUNK_NS;
+    if (shard->hot_count > 0)
+        shard->vain_ns += VAIN_SHARE * JUNK_NS;
     remove_junk(shard, name);
 }
 
@@ -85,7 +88,7 @@ int64_t bf_listener_weeds_at(const struct bf_shard *shard)
 /* An open slot that was looked at in vain is not looked at again at once: the more often, the later. */
 static bool was_in_vain(struct bf_shard *shard, struct bf_slot *slot)
 {
-    if (slot->phase != SLOT_OPEN || slot->vain == 0)
+    if ((slot->phase != SLOT_OPEN && slot->phase != SLOT_CLAIMED) || slot->vain == 0)
         return false;
     int64_t now = bf_os_now_ns(),
             again_ns = slot->looked_ns + (VAIN_PAUSE_NS << bf_min(slot->vain - 1, VAIN_DOUBLINGS));
@@ -214,6 +217,23 @@ int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
 
 /* --- a claim begins ---------------------------------------------------------------------------------------------- */
 
+/*
+ * Another user's client may let go of the name when it likes, and one of our own user's take it that has seen the slot free. So
+ * first everybody is told that the slot is asked for, then we look whether the name is still his. Whoever takes it later than that
+ * finds the slot asked for, and goes on (partner: client/claim.c, try_slot).
+ */
+static bool claim_stands(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
+{
+    bf_slot_publish(slot, BELFRY_SLOT_ASKED);
+    full_fence();
+    if (bf_claim_is_there(shard->lock_dir, slot->number, claim))
+        return true;
+    bf_slot_publish(slot, slot->phase == SLOT_COLD ? BELFRY_SLOT_COLD : BELFRY_SLOT_WARM);
+    slot->looks = 0;
+    slot_queue_put(&shard->dirty, slot);
+    return false;
+}
+
 static void claim_begin(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
 {
     int64_t now = bf_os_now_ns();
@@ -225,14 +245,21 @@ static void claim_begin(struct bf_shard *shard, struct bf_slot *slot, const stru
         bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
         return;
     }
+    bool foreign = claim->uid != shard->server->quota.own_uid;
+    if (foreign && !claim_stands(shard, slot, claim)) {
+        if (no == BELFRY_END_NONE)
+            bf_quota_leave(&shard->server->quota, claim->uid);
+        return;
+    }
     slot->counted = no == BELFRY_END_NONE;
     slot->device = claim->device;
     slot->inode = claim->inode;
     slot->uid = claim->uid;
     slot->gid = claim->gid;
-    slot->foreign = claim->uid != shard->server->quota.own_uid;
+    slot->foreign = foreign;
     slot->seen_locked = claim->kind == CLAIM_HELD;
     slot->claimed_ns = now;
+    slot->vain = 0;
     store_relaxed(&slot->lobby->uid, claim->uid);
     if (slot->phase == SLOT_COLD)
         bf_slot_pool_demand(&shard->pool, slot);
@@ -316,6 +343,14 @@ static void conn_dies(struct bf_shard *shard, struct bf_slot *slot)
     bf_shard_heat(shard, slot);
 }
 
+/* It was looked at, and all is as before. */
+static void note_vain(struct bf_slot *slot)
+{
+    int64_t now = bf_os_now_ns();
+    slot->vain = now - slot->looked_ns > VAIN_FORGIVEN_NS ? 1 : slot->vain + 1;
+    slot->looked_ns = now;
+}
+
 static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
 {
     if (claim->kind == CLAIM_FREE) {
@@ -324,9 +359,7 @@ static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const str
     }
     if (!slot->hinted)
         return;
-    int64_t now = bf_os_now_ns();
-    slot->vain = now - slot->looked_ns > VAIN_FORGIVEN_NS ? 1 : slot->vain + 1;
-    slot->looked_ns = now;
+    note_vain(slot);
     look_later(shard,
                slot); /* the kernel says "closed" before it drops the lock; a forked child may hold it for long */
 }
@@ -365,6 +398,7 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
         bf_listener_refuse(shard, slot, BELFRY_END_UNFINISHED, 0);
         return;
     }
+    note_vain(slot);
     look_later(shard, slot);
 }
 
@@ -374,8 +408,9 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
     if (slot->phase == SLOT_MAKING || slot->phase == SLOT_ENDING)
         return; /* looked at again when that is over, or its lock file goes anyway */
     bool spoke = slot->send != NULL && hello_is_there(slot); /* BEFORE the lock is asked for */
-    bool others = shard->options->access != BELFRY_ACCESS_OWNER;
-    if (bf_claim_look(shard->lock_dir, slot->number, others, &claim) < 0) {
+    unsigned how = (shard->options->access != BELFRY_ACCESS_OWNER ? CLAIM_OF_OTHERS : 0) |
+                   (slot->phase == SLOT_CLAIMED || slot->phase == SLOT_OPEN ? CLAIM_IS_BOUND : 0);
+    if (bf_claim_look(shard->lock_dir, slot->number, how, &claim) < 0) {
         look_later(shard, slot);
         return;
     }
@@ -383,6 +418,10 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
     switch (slot->phase) {
     case SLOT_COLD:
     case SLOT_WARM:
+        if (claim.kind == CLAIM_JUNK && !afford(shard, JUNK_NS)) {
+            bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
+            return;
+        }
         if (claim.kind == CLAIM_JUNK) {
             counter_add(&shard->counters->junk_names, 1);
             bf_claim_drop(shard->lock_dir, slot->number);
@@ -427,11 +466,14 @@ static void tell_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     if (leader != slot)
         bf_shard_ring(shard, leader);
     doorbell_bump_recv(slot->recv); /* its own bell in any case: others may follow it */
-    bf_reactor_wake(&shard->reactor, &slot->recv->bell);
+    if (slot->foreign)
+        bf_reactor_wake_some(&shard->reactor, &slot->recv->bell);
+    else
+        bf_reactor_wake(&shard->reactor, &slot->recv->bell);
     store_relaxed(&slot->lobby->reason, (uint32_t)why);
     bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
     if (slot->foreign) /* it may still wait for leave to map */
-        bf_reactor_wake(&shard->reactor, &slot->lobby->state);
+        bf_reactor_wake_some(&shard->reactor, &slot->lobby->state);
     slot->phase = SLOT_ENDING;
     slot->hinted = slot->muted = false;
     slot->empty = 0;

@@ -85,6 +85,9 @@ static int check_access(belfry_server_options *o)
         return bf_error(BELFRY_EOPTION, "access is %u: it must be one of enum belfry_access", (unsigned)o->access);
     if (o->access_gid == UINT32_MAX)
         o->access_gid = bf_os_gid();
+    if (o->access != BELFRY_ACCESS_OWNER && !o->sigbus_guard)
+        return bf_error(BELFRY_EOPTION,
+                        "sigbus_guard is false and access is not OWNER: any user could kill the server");
     if (o->uid_connects_max == 0)
         return bf_error(BELFRY_EOPTION, "uid_connects_max is 0: no other user could connect");
     if (o->uid_slots_max == 0)

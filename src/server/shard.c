@@ -269,7 +269,10 @@ void bf_shard_ring(struct bf_shard *s, struct bf_slot *bell)
     if (!doorbell_client_wants(bell->send, bell->recv))
         return;
     doorbell_bump_recv(bell->recv);
-    bf_reactor_wake(&s->reactor, &bell->recv->bell);
+    if (bf_unlikely(bell->foreign))
+        bf_reactor_wake_some(&s->reactor, &bell->recv->bell);
+    else
+        bf_reactor_wake(&s->reactor, &bell->recv->bell);
     counter_add(&s->counters->wakes, 1);
 }
 

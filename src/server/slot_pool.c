@@ -77,6 +77,13 @@ void bf_slot_publish(struct bf_slot *slot, enum belfry_abi_state state)
     store_release(&slot->lobby->state, BELFRY_SLOT_STATE(slot->generation, state)); /* partner: client/claim.c */
 }
 
+/* Whoever waits on the slot's state. Anybody who may read the lobby could wait there a million times; who is left out looks
+   again by himself (client/claim.c). */
+static void wake_state(struct bf_slot_pool *pool, const struct bf_slot *slot)
+{
+    bf_reactor_wake_some(pool->reactor, &slot->lobby->state);
+}
+
 static void count_warm(struct bf_slot_pool *pool, int change)
 {
     pool->warm += (uint32_t)change;
@@ -117,7 +124,8 @@ static int set_append_only(const struct bf_slot_pool *pool, const struct bf_slot
 /* Before its files can get other names, or none. */
 static void unprotect(const struct bf_slot_pool *pool, struct bf_slot *slot)
 {
-    if (slot->protected && set_append_only(pool, slot, false) == 0)
+    int rc = slot->protected ? set_append_only(pool, slot, false) : 0;
+    if (rc == 0 || rc == -ENOENT)
         slot->protected = false;
 }
 
@@ -243,13 +251,14 @@ static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
     slot->send = (const struct belfry_abi_send *)(const void *)slot_address(pool, slot, SEGMENT_SEND);
     slot->recv = (struct belfry_abi_recv *)(void *)slot_address(pool, slot, SEGMENT_RECV);
     store_relaxed(&slot->lobby->parked, BELFRY_PARKED_DATA); /* so that hello rings; before the state that offers it */
-    bf_slot_publish(slot, BELFRY_SLOT_WARM);
+    if (m->purpose != MAKE_DEMANDED || !slot->foreign)       /* another user's stays ASKED */
+        bf_slot_publish(slot, BELFRY_SLOT_WARM);
     counter_add(&pool->counters->slots_made, 1);
     m->slot = NULL;
     if (m->purpose == MAKE_DEMANDED) {
         counter_add(&pool->counters->slots_made_on_demand, 1);
         slot->phase = SLOT_CLAIMED;
-        bf_reactor_wake(pool->reactor, &slot->lobby->state); /* another user's client waits on, for OPEN */
+        wake_state(pool, slot); /* another user's client waits on, for SHARED */
         return slot;
     }
     slot->phase = SLOT_WARM;
@@ -257,7 +266,7 @@ static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
     count_warm(pool, 1);
     if (m->purpose != MAKE_FIRST) {
         bf_claim_drop(pool->lock_dir, slot->number);
-        bf_reactor_wake(pool->reactor, &slot->lobby->state);
+        wake_state(pool, slot);
     }
     return NULL;
 }
@@ -273,7 +282,7 @@ static void make_cold(struct bf_slot_pool *pool, struct bf_slot *slot, bool next
         slot->generation = (slot->generation + 1) & BELFRY_GENERATION_MASK;
     bf_slot_publish(slot, BELFRY_SLOT_COLD);
     bf_claim_drop(pool->lock_dir, slot->number);
-    bf_reactor_wake(pool->reactor, &slot->lobby->state);
+    wake_state(pool, slot);
 }
 
 /* The maker could not: leave no trace, and say so once per pause. */
@@ -439,7 +448,7 @@ void bf_slot_pool_claimed(struct bf_slot_pool *pool, struct bf_slot *slot)
     slot->phase = SLOT_CLAIMED;
     count_warm(pool, -1);
     count_active(pool, 1);
-    if (!slot->foreign) /* another user's client takes OPEN for leave to map */
+    if (!slot->foreign) /* else it is ASKED already */
         bf_slot_publish(slot, BELFRY_SLOT_OPEN);
 }
 
@@ -462,8 +471,8 @@ int bf_slot_pool_share(struct bf_slot_pool *pool, struct bf_slot *slot)
         rc = share_segment(pool, slot, SEGMENT_SEND);
     if (rc < 0)
         return rc;
-    bf_slot_publish(slot, BELFRY_SLOT_OPEN);
-    bf_reactor_wake(pool->reactor, &slot->lobby->state);
+    bf_slot_publish(slot, BELFRY_SLOT_SHARED);
+    wake_state(pool, slot);
     return 0;
 }
 
@@ -471,8 +480,9 @@ void bf_slot_pool_protect(struct bf_slot_pool *pool, struct bf_slot *slot)
 {
     if (!pool->may_protect || slot->protected)
         return;
-    slot->protected = set_append_only(pool, slot, true) == 0;
-    pool->may_protect = slot->protected;
+    int rc = set_append_only(pool, slot, true);
+    slot->protected = rc == 0;
+    pool->may_protect = rc != -EPERM && rc != -ENOTTY && rc != -EOPNOTSUPP;
 }
 
 /* The tenancy is over, also in its user's quota. */
@@ -537,7 +547,7 @@ void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enu
         count_warm(pool, 1);
         bf_slot_publish(slot, BELFRY_SLOT_WARM);
         bf_claim_drop(pool->lock_dir, slot->number);
-        bf_reactor_wake(pool->reactor, &slot->lobby->state);
+        wake_state(pool, slot);
         return;
     }
     unlink_segments(pool, slot, "");

@@ -121,8 +121,8 @@ static int open_all(struct bf_shard *s)
         rc = bf_slot_pool_fill(&s->pool);
     if (rc == 0)
         rc = bf_obituary_open(s->lobby);
-    if (rc == 0)
-        rc = tell_start(s);
+    if (rc == 0 && (rc = tell_start(s)) < 0)
+        bf_obituary_close(s->lobby); /* this thread ends, and that is no death */
     return rc;
 }
 

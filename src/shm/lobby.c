@@ -181,7 +181,7 @@ static int lobby_check(const struct belfry_abi_lobby *shared, uint64_t bytes, st
                  g->slots_per_shard >= 1 && (uint64_t)g->slots_per_shard * g->shards == g->max_slots &&
                  g->ring_bytes >= RING_BYTES_MIN && g->ring_bytes <= RING_BYTES_MAX &&
                  (g->ring_bytes & (g->ring_bytes - 1)) == 0 && map->header_bytes == SEGMENT_HEADER_BYTES &&
-                 g->message_bytes_max <= PARTS_BYTES_MAX;
+                 g->message_bytes_max <= PARTS_BYTES_MAX && bf_place_is_name(g->service);
     int rc = sound ? check_sections(map, bytes, g) : BELFRY_EPROTO;
     if (rc < 0)
         return bf_error(rc, "the lobby of \"%s\" does not make sense: %s", g->service, belfry_error_text(rc));

@@ -512,7 +512,9 @@ Test(memory, row_18_what_no_client_would_write_ends_that_conn_alone)
 
 /* --- 19: changed under the handler -------------------------------------------------------------------------------------- */
 
-/* Answers whether the message was the same before and after its sender had had time to change it. */
+/* Answers whether the message was the same before and after its sender had changed it. */
+static struct hostile_word *seen, *changed;
+
 static void read_twice(belfry_conn *conn, const belfry_message *m, void *user)
 {
     uint8_t before[512], same;
@@ -522,7 +524,8 @@ static void read_twice(belfry_conn *conn, const belfry_message *m, void *user)
         return;
     }
     memcpy(before, m->data, sizeof before);
-    for (int64_t until = belfry_in_ms(200); belfry_now_ns() < until;)
+    hostile_say(seen, 1);
+    for (int64_t until = SECONDS(20); load_acquire(&changed->value) == 0 && belfry_now_ns() < until;)
         ;
     same = memcmp(before, m->data, sizeof before) == 0;
     belfry_reply(conn, m, &same, 1);
@@ -539,8 +542,9 @@ static int change_it(struct house *house, void *argument)
     uint8_t *payload = (uint8_t *)(next_entry(c) + 1);
     if (belfry_send(c, text, sizeof text, &id) < 0)
         return 2;
-    for (int64_t until = belfry_in_ms(150); belfry_now_ns() < until;)
-        memset(payload, (int)belfry_now_ns(), sizeof text);
+    hostile_hear(seen);
+    memset(payload, 0xff, sizeof text);
+    hostile_say(changed, 1);
     if (belfry_await(c, id, &reply, SECONDS(20)) < 0 || reply.size != 1)
         return 3;
     return *(const uint8_t *)reply.data;
@@ -551,8 +555,12 @@ Test(memory, row_19_another_users_message_does_not_change_under_the_handler)
     struct house house;
     hostile_init(&house);
     house.options.on_message = read_twice;
+    seen = hostile_word();
+    changed = hostile_word();
     house_start(&house);
     cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, change_it, &house, NULL), 30), 1);
+    hostile_say(seen, 0);
+    hostile_say(changed, 0);
     cr_assert_eq(house_reap(house_process_as(SERVER, SERVER, change_it, &house, NULL), 30), 0,
                  "one of the server's own does: there is no boundary");
     hostile_end(&house);

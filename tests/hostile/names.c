@@ -185,6 +185,75 @@ Test(names, row_03_who_grabs_all_slots_leaves_some_for_others)
     hostile_end(&house);
 }
 
+/* Full directories in place of every lock, and the names taken to which they might be moved. Then she goes. */
+static int close_the_service(struct house *house, void *argument)
+{
+    char path[HOSTILE_PATH_BYTES], hidden[HOSTILE_PATH_BYTES], rest[64];
+    (void)argument;
+    for (int i = 0; i < 400; i++) {
+        snprintf(rest, sizeof rest, "shard-%d/.junk-%d", i % (int)house_shards(), i / (int)house_shards());
+        hostile_path(house, path, rest);
+        close(open(path, O_CREAT | O_WRONLY, 0600));
+    }
+    for (uint32_t slot = 0; slot < house->options.max_slots; slot++) {
+        snprintf(rest, sizeof rest, "shard-%u/.full", slot % house_shards());
+        hostile_path(house, hidden, rest);
+        snprintf(path, sizeof path, "%.240s/inner", hidden);
+        if (mkdir(hidden, 0777) < 0 || mkdir(path, 0700) < 0)
+            return 1;
+        hostile_lock_path(house, path, slot);
+        if (rename(hidden, path) < 0)
+            return 2;
+    }
+    return 0;
+}
+
+Test(names, row_04_directories_that_cannot_be_removed_close_no_service)
+{
+    struct house house;
+    hostile_init(&house);
+    house.options.max_slots = 64;
+    house_start(&house);
+    cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, close_the_service, &house, NULL), 30), 0);
+    hostile_visit(&house, ALICE);
+    hostile_visit(&house, SERVER);
+    cr_assert_eq(house_stop(&house), 0);
+    house_clear(&house);
+}
+
+/* A lease on each lock file: whoever opens it has to wait. */
+static int lease_all(struct house *house, void *argument)
+{
+    uint32_t had = 0;
+    signal(SIGIO, SIG_IGN); /* which tells of whoever wants the file */
+    for (uint32_t slot = 0; slot < house->options.max_slots; slot++) {
+        int fd = hostile_claim(house, slot, BELFRY_ABI_VERSION, 1);
+        had += fd >= 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0;
+    }
+    hostile_say(argument, had + 1);
+    pause();
+    return 0;
+}
+
+Test(names, row_03_a_lease_on_a_lock_file_holds_no_slot)
+{
+    struct house house;
+    struct hostile_word *word = hostile_word();
+    hostile_init(&house);
+    house.options.max_slots = 64;
+    house.options.claim_grace_ms = 50;
+    house_start(&house);
+    kill(house.server, SIGSTOP);
+    pid_t mallory = house_process_as(MALLORY, MALLORY, lease_all, &house, word);
+    cr_assert_gt(hostile_hear(word), 32);
+    kill(house.server, SIGCONT);
+    hostile_visit(&house, ALICE);
+    hostile_visit(&house, SERVER);
+    hostile_kill(mallory);
+    cr_assert(house_wait(&house, house_locks_are, 0, 20));
+    hostile_end(&house);
+}
+
 #define ODD_THINGS 4
 
 /* --- 4, 5, 7, 8: what is no lock ------------------------------------------------------------------------------------------- */
@@ -251,6 +320,26 @@ Test(names, row_05_a_hard_link_to_a_victims_file_is_no_lock)
     cr_assert_eq(house_stats(&house).total.connections_total, 0);
     unlink(planted.canary);
     hostile_visit(&house, BOB);
+    hostile_end(&house);
+}
+
+Test(names, row_05_a_link_to_somebodys_lock_does_not_end_his_conn)
+{
+    struct house house;
+    char path[HOSTILE_PATH_BYTES], other[HOSTILE_PATH_BYTES];
+    hostile_init(&house);
+    house.options.max_slots = 2;
+    house_start(&house);
+    struct hostile_guest bob = hostile_guest(&house, BOB);
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        hostile_lock_path(&house, path, slot);
+        hostile_path(&house, other, slot % house_shards() == 0 ? "shard-0/.x" : "shard-1/.x");
+        if (link(path, other) == 0)      /* as anybody could with fs.protected_hardlinks = 0 */
+            close(open(path, O_WRONLY)); /* which makes the server look */
+    }
+    hostile_served(&bob, 500);
+    hostile_leave(&bob);
+    cr_assert(house_wait(&house, house_active_is, 0, 20));
     hostile_end(&house);
 }
 

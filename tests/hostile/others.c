@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -52,7 +53,10 @@ static int ask_who(struct house *house, void *argument)
     belfry_client *c;
     belfry_message reply;
     uint32_t gid = *(uint32_t *)argument;
-    if (house_connect_rc(house, &c) < 0 || belfry_call(c, WORD_WHO, strlen(WORD_WHO), &reply, SECONDS(20)) < 0)
+    int rc;
+    for (int64_t until = SECONDS(20); (rc = house_connect_rc(house, &c)) == BELFRY_EFULL && belfry_now_ns() < until;)
+        ;
+    if (rc < 0 || belfry_call(c, WORD_WHO, strlen(WORD_WHO), &reply, SECONDS(20)) < 0)
         return 1;
     const struct house_who *who = reply.data;
     bool right = who->uid == geteuid() && who->gid == gid && who->pid == (uint32_t)getpid();
@@ -221,18 +225,18 @@ static int come_and_go(struct house *house, void *argument)
     belfry_client *c;
     int rc, had = 0;
     (void)argument;
-    while ((rc = house_connect_rc(house, &c)) == 0 && had < 200) {
+    while ((rc = house_connect_rc(house, &c)) == 0 && had < 2000) {
         belfry_close(c);
         had++;
     }
-    return rc == BELFRY_EQUOTA && had >= 20 ? 0 : 1;
+    return rc == BELFRY_EQUOTA && had >= 5 ? 0 : 1;
 }
 
 Test(others, may_not_come_and_go_for_ever)
 {
     struct house house;
     hostile_init(&house);
-    house.options.uid_connects_max = 20;
+    house.options.uid_connects_max = 5;
     house_start(&house);
     cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, come_and_go, &house, NULL), 60), 0);
     cr_assert_eq(house_reap(house_process_as(BOB, BOB, call_of_many_sizes, &house, NULL), 60), 0);
@@ -286,5 +290,99 @@ Test(others, have_large_messages_within_their_share)
     cr_assert_eq(house_reap(house_process_as(ALICE, ALICE, send_large, &house, NULL), 60), 0);
     cr_assert_gt(house_stats(&house).total.whole_refused, 0);
     hostile_visit(&house, BOB);
+    hostile_end(&house);
+}
+
+/* --- and whose it is ------------------------------------------------------------------------------------------------ */
+
+/* Makes the only lock file, lets go of the name while the server stands still, and claims it again and again for a while. */
+static int let_go_and_claim(struct house *house, void *argument)
+{
+    struct hostile_word *words = argument; /* the first says that it is made, the second that it may go */
+    char path[HOSTILE_PATH_BYTES];
+    hostile_lock_path(house, path, 0);
+    if (hostile_make_lock(house, 0) < 0)
+        return 1;
+    hostile_say(&words[0], 1);
+    hostile_hear(&words[1]);
+    if (unlink(path) < 0)
+        return 2;
+    hostile_say(&words[2], 1);
+    for (int i = 0; i < 50; i++) {
+        int fd = hostile_claim(house, 0, BELFRY_ABI_VERSION, (uint32_t)getpid());
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+        if (fd >= 0) {
+            unlink(path);
+            close(fd);
+        }
+    }
+    return 0;
+}
+
+Test(others, do_not_get_the_memory_of_one_who_took_the_name_that_they_let_go)
+{
+    struct house house;
+    struct hostile_word *words = hostile_word(); /* a page of them */
+    uint32_t gid = SERVER;
+    hostile_init(&house);
+    house.options.shards = 1;
+    house.options.max_slots = 1;
+    house.options.claim_grace_ms = 60000;
+    house_start(&house);
+    pid_t mallory = house_process_as(MALLORY, MALLORY, let_go_and_claim, &house, words);
+    hostile_hear(&words[0]);
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); /* the server has seen it; if not, this tests less */
+    kill(house.server, SIGSTOP);
+    hostile_say(&words[1], 1);
+    hostile_hear(&words[2]);
+    pid_t own = house_process_as(SERVER, SERVER, ask_who, &house, &gid);
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    kill(house.server, SIGCONT);
+    cr_assert_eq(house_reap(own, 30), 0, "the server took it for somebody else");
+    cr_assert_eq(house_reap(mallory, 30), 0);
+    cr_assert(house_wait(&house, house_active_is, 0, 20));
+    hostile_end(&house);
+}
+
+static struct hostile_word *asked;
+
+static int take_long(belfry_conn *conn, void *user)
+{
+    (void)user;
+    if (belfry_conn_uid(conn) == MALLORY) {
+        hostile_say(asked, 1);
+        nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    }
+    return 0;
+}
+
+static int claim_and_stay(struct house *house, void *argument)
+{
+    (void)argument;
+    if (hostile_claim(house, 0, BELFRY_ABI_VERSION, 1) < 0)
+        return 1;
+    for (;;)
+        pause();
+    return 0;
+}
+
+Test(others, are_not_let_at_what_somebody_else_has_taken_while_on_connect_was_asked)
+{
+    struct house house;
+    char path[HOSTILE_PATH_BYTES];
+    uint32_t gid = SERVER;
+    asked = hostile_word();
+    hostile_init(&house);
+    house.options.shards = 1;
+    house.options.max_slots = 1;
+    house.options.on_connect = take_long;
+    house_start(&house);
+    pid_t mallory = house_process_as(MALLORY, MALLORY, claim_and_stay, &house, NULL);
+    hostile_hear(asked);
+    hostile_lock_path(&house, path, 0);
+    cr_assert_eq(unlink(path), 0); /* as she could herself */
+    pid_t own = house_process_as(SERVER, SERVER, ask_who, &house, &gid);
+    cr_assert_eq(house_reap(own, 30), 0, "the server took it for somebody else");
+    hostile_kill(mallory);
     hostile_end(&house);
 }

@@ -94,7 +94,7 @@ Test(kernel_uring, wakes_waiters_of_one_uring_from_another)
     wait_for(0, 0, 7);
     expect_eq(next(10, NULL), 1);
     struct io_uring_sqe *sqe = bf_uring_entry(&other);
-    compat_prep_futex_wake(sqe, word(0));
+    compat_prep_futex_wake(sqe, word(0), INT32_MAX);
     bf_uring_submit(&other);
     expect_eq(next(FIXTURE_PATIENCE_MS, NULL), 0);
     bf_uring_close(&other);

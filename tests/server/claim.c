@@ -36,7 +36,7 @@ TestSuite(server_claim, .init = open_dir, .fini = close_dir, .timeout = 30);
 static struct bf_claim look(uint32_t slot)
 {
     struct bf_claim claim;
-    expect_eq(bf_claim_look(dir, slot, false, &claim), 0);
+    expect_eq(bf_claim_look(dir, slot, 0, &claim), 0);
     return claim;
 }
 

@@ -309,9 +309,9 @@ Test(listener, notices_the_late_death_of_a_client_that_rang_for_nothing)
     raw_hello(&raw);
     raw_ring(&raw);
     expect(eventually(load_acquire(&raw.recv->accepted) == 1));
-    for (uint64_t heard; (heard = server_fixture_counters().empty_rings) < EMPTY_RINGS_MAX;) {
+    while (server_fixture_counters().empty_rings < EMPTY_RINGS_MAX) { /* several may be heard as one */
         raw_ring(&raw);
-        expect(eventually(server_fixture_counters().empty_rings > heard));
+        fixture_pause();
     }
     store_release(&pretend_held, 1);
     raw_close(&raw);

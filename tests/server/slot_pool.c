@@ -96,7 +96,7 @@ static struct stat stat_of(uint32_t slot, enum segment_side side)
 static bool lock_is_there(uint32_t slot)
 {
     struct bf_claim claim;
-    expect_eq(bf_claim_look(scene.pool.lock_dir, slot, false, &claim), 0);
+    expect_eq(bf_claim_look(scene.pool.lock_dir, slot, 0, &claim), 0);
     return claim.kind != CLAIM_NONE;
 }
 
