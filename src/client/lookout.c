@@ -142,12 +142,14 @@ static void *look_out(void *argument)
 static int start_thread(struct client_lookout *l)
 {
     pthread_attr_t small;
-    pthread_attr_init(&small);
-    pthread_attr_setstacksize(&small, STACK_BYTES);
-    int rc = pthread_create(&l->thread, &small, look_out, l);
+    int rc = pthread_attr_init(&small);
+    if (rc == 0) {
+        pthread_attr_setstacksize(&small, STACK_BYTES);
+        rc = pthread_create(&l->thread, &small, look_out, l);
+        pthread_attr_destroy(&small);
+    }
     if (rc == EINVAL) /* the program's thread-local variables need more than that */
         rc = pthread_create(&l->thread, NULL, look_out, l);
-    pthread_attr_destroy(&small);
     return rc == 0 ? 0 : bf_error_errno(-rc, "cannot start the thread behind a descriptor: raise RLIMIT_NPROC");
 }
 

@@ -93,12 +93,12 @@ int bf_claim_take(int lock_dir, uint32_t slot)
     return 0;
 }
 
-void bf_claim_drop(int lock_dir, uint32_t slot)
+bool bf_claim_drop(int lock_dir, uint32_t slot)
 {
     char name[SEGMENT_NAME_BYTES];
     bf_lock_name(name, slot);
-    if (bf_os_unlink(lock_dir, name) == -EISDIR)
-        bf_claim_remove_junk(lock_dir, name);
+    int rc = bf_os_unlink(lock_dir, name);
+    return rc == -EISDIR ? bf_claim_remove_junk(lock_dir, name) : rc == 0 || rc == -ENOENT;
 }
 
 bool bf_claim_remove_junk(int lock_dir, const char *name)

@@ -45,8 +45,8 @@ bool bf_claim_is_there(int lock_dir, uint32_t slot, const struct bf_claim *claim
 /* Make the file ourselves, so that no client can take the slot. 0; -EEXIST: somebody has it; -errno. */
 int bf_claim_take(int lock_dir, uint32_t slot);
 
-/* Remove the lock file, whoever made it. */
-void bf_claim_drop(int lock_dir, uint32_t slot);
+/* Remove the lock file, whoever made it. False: it is still there. */
+bool bf_claim_drop(int lock_dir, uint32_t slot);
 
 /* Get rid of a name that is no slot's lock: remove it, or move it aside under a name with a dot. False: it was gone. */
 bool bf_claim_remove_junk(int lock_dir, const char *name);

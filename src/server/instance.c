@@ -201,8 +201,10 @@ int bf_instance_publish(struct bf_instance *instance, const struct bf_log *log)
     int rc = bf_os_symlink(instance->service_dir, target, fresh);
     if (rc == 0)
         rc = bf_os_rename(instance->service_dir, fresh, PLACE_CURRENT);
-    if (rc < 0)
+    if (rc < 0) {
+        bf_os_unlink(instance->service_dir, fresh);
         return bf_error_errno(rc, "cannot become the current instance");
+    }
     struct sweep sweep = {.instance = instance, .log = log};
     bf_os_list(instance->service_dir, sweep_entry, &sweep);
     bf_os_close(instance->start_lock);

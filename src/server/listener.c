@@ -139,6 +139,8 @@ bool bf_listener_work(struct bf_shard *shard)
 {
     struct bf_slot *slot;
     bool worked = false;
+    shard->rescan |= shard->pool.name_left && !shard->draining; /* while it drains, the name is in nobody's way */
+    shard->pool.name_left = false;
     if (bf_unlikely(shard->rescan)) {
         rescan(shard);
         worked = true;

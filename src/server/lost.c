@@ -21,8 +21,8 @@ struct shards_here {
 
 static _Thread_local struct shards_here here;
 static pthread_key_t key;
-static pthread_once_t key_once = PTHREAD_ONCE_INIT;
-static int key_rc;
+static bool key_is_made;
+static pthread_mutex_t key_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static __attribute__((cold)) void say_lost(const struct belfry_server *s, uint32_t index, const char *what_follows)
 {
@@ -55,15 +55,21 @@ static void thread_ends(void *value)
             say_lost(s->server, s->index, "; the thread that started the server must stay");
 }
 
-static void make_key(void)
+/* Once; but a failure is not for ever: the start that met it may be tried again. */
+static int make_key(void)
 {
-    key_rc = -pthread_key_create(&key, thread_ends);
+    pthread_mutex_lock(&key_mutex);
+    int rc = key_is_made ? 0 : -pthread_key_create(&key, thread_ends);
+    key_is_made = rc == 0;
+    pthread_mutex_unlock(&key_mutex);
+    return rc;
 }
 
 int bf_lost_watch(struct bf_shard *s)
 {
-    pthread_once(&key_once, make_key);
-    int rc = key_rc < 0 ? key_rc : -pthread_setspecific(key, &here);
+    int rc = make_key();
+    if (rc == 0)
+        rc = -pthread_setspecific(key, &here);
     if (rc < 0)
         return bf_error_errno(rc, "cannot watch over the thread of shard %u", s->index);
     if (here.pid != bf_os_pid())

@@ -243,6 +243,13 @@ static int maker_rename(struct bf_slot_pool *pool, struct bf_slot_maker *m)
     return rc;
 }
 
+/* The slot is free once its lock file is gone. No event tells that it could not be removed: then all names are looked at,
+   and it counts as a claim that is never finished. */
+static void drop_name(struct bf_slot_pool *pool, const struct bf_slot *slot)
+{
+    pool->name_left |= !bf_claim_drop(pool->lock_dir, slot->number);
+}
+
 /* Both files are ready: names, state, lock file last, then whoever waits for it. Returns the slot if it was demanded. */
 static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
 {
@@ -265,7 +272,7 @@ static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
     slot->hinted = false; /* whatever was heard was about our own lock file, or an earlier tenant's */
     count_warm(pool, 1);
     if (m->purpose != MAKE_FIRST) {
-        bf_claim_drop(pool->lock_dir, slot->number);
+        drop_name(pool, slot);
         wake_state(pool, slot);
     }
     return NULL;
@@ -281,7 +288,7 @@ static void make_cold(struct bf_slot_pool *pool, struct bf_slot *slot, bool next
     if (next_generation)
         slot->generation = (slot->generation + 1) & BELFRY_GENERATION_MASK;
     bf_slot_publish(slot, BELFRY_SLOT_COLD);
-    bf_claim_drop(pool->lock_dir, slot->number);
+    drop_name(pool, slot);
     wake_state(pool, slot);
 }
 
@@ -546,7 +553,7 @@ void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enu
         slot->phase = SLOT_WARM;
         count_warm(pool, 1);
         bf_slot_publish(slot, BELFRY_SLOT_WARM);
-        bf_claim_drop(pool->lock_dir, slot->number);
+        drop_name(pool, slot);
         wake_state(pool, slot);
         return;
     }

@@ -61,6 +61,8 @@ struct bf_slot_pool {
     uint8_t *range; /* slot i: send at range + i * stride, recv right after it */
     uint64_t stride;
 
+    bool name_left; /* a lock file could not be removed; the listener looks */
+
     uint32_t faults; /* 1: a slot is marked as faulted, and the shard has not looked yet; set by guard.c */
 
     struct bf_slot_maker maker;
