@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <belfry/stats.h>
 #include <belfry/types.h>
 
 #include "base/check.h"
@@ -61,11 +62,11 @@ static int remove_entry(void *context, const char *name)
 static void remove_instance_dir(int service_dir, const char *name)
 {
     struct removal r = {.dir = bf_os_open_dir(service_dir, name), .depth = DEPTH_MAX};
-    if (r.dir < 0)
-        return;
-    bf_os_unlink(r.dir, PLACE_LOBBY); /* first: from here on nobody finds it */
-    bf_os_list(r.dir, remove_entry, &r);
-    bf_os_close(r.dir);
+    if (r.dir >= 0) {
+        bf_os_unlink(r.dir, PLACE_LOBBY); /* first: from here on nobody finds it */
+        bf_os_list(r.dir, remove_entry, &r);
+        bf_os_close(r.dir);
+    }
     bf_os_remove_dir(service_dir, name);
 }
 
@@ -212,6 +213,21 @@ int bf_instance_publish(struct bf_instance *instance, const struct bf_log *log)
     return 0;
 }
 
+/* A start that failed for want of a descriptor has none to list with: by their names, what is still empty. */
+static void remove_empty(const struct bf_instance *instance)
+{
+    char name[NAME_BYTES];
+    int rc = 0;
+    if (instance->dir < 0)
+        return;
+    bf_os_unlink(instance->dir, PLACE_LOBBY); /* first: from here on nobody finds it */
+    bf_os_remove_dir(instance->dir, PLACE_SEGMENTS);
+    for (uint32_t shard = 0; shard < BELFRY_SHARDS_MAX && rc != -ENOENT; shard++) {
+        snprintf(name, sizeof name, "shard-%" PRIu32, shard);
+        rc = bf_os_remove_dir(instance->dir, name);
+    }
+}
+
 void bf_instance_remove(struct bf_instance *instance)
 {
     char name[NAME_BYTES];
@@ -220,11 +236,14 @@ void bf_instance_remove(struct bf_instance *instance)
             take_start_lock(instance, STOP_PATIENCE_NS); /* nobody swings `current` between our look and our unlink */
         if (bf_place_current(instance->service_dir) == instance->number)
             bf_os_unlink(instance->service_dir, PLACE_CURRENT);
-        snprintf(name, sizeof name, "%" PRIu64, instance->number);
-        remove_instance_dir(instance->service_dir, name);
+        remove_empty(instance);
     }
     bf_os_close(instance->segment_dir);
     bf_os_close(instance->dir);
+    if (instance->number != 0 && instance->service_dir >= 0) { /* with as many descriptors as can be had */
+        snprintf(name, sizeof name, "%" PRIu64, instance->number);
+        remove_instance_dir(instance->service_dir, name);
+    }
     bf_os_close(instance->start_lock);
     bf_os_close(instance->service_dir);
     *instance = BF_INSTANCE_NULL;
