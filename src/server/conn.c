@@ -15,8 +15,7 @@
 #include "base/os.h"
 #include "server/server.h"
 
-#define BUDGET_MESSAGES 16  /* per conn and turn */
-#define BUDGET_BYTES 65536u /* some 50 us of copying */
+#define BUDGET_BYTES 65536u /* of the outbox, per conn and turn: some 50 us of copying */
 #define ECHOES_MAX 64u
 #define ADMISSIONS_MAX 2 /* of large messages: each may be a map */
 
@@ -25,7 +24,11 @@ struct belfry_conn *bf_conn_new(struct bf_shard *shard, struct bf_slot *slot)
     struct belfry_conn *conn = bf_arena_alloc(&shard->arena, sizeof *conn);
     if (conn == NULL)
         return NULL;
-    *conn = (struct belfry_conn){.shard = shard, .slot = slot, .foreign = slot->foreign, .kicked = BELFRY_END_KICKED};
+    *conn = (struct belfry_conn){.shard = shard,
+                                 .slot = slot,
+                                 .foreign = slot->foreign,
+                                 .kicked = BELFRY_END_KICKED,
+                                 .thrift.budget = THRIFT_BUDGET};
     uint32_t ring_bytes = shard->pool.lobby->geometry.ring_bytes;
     const uint8_t *in = (const uint8_t *)slot->send + SEGMENT_HEADER_BYTES;
     uint8_t *out = (uint8_t *)slot->recv + SEGMENT_HEADER_BYTES;
@@ -269,12 +272,19 @@ static __attribute__((cold, noinline)) const void *take_copy(struct belfry_conn 
     return load_relaxed(&conn->slot->faulted) == 0 ? shard->copy : NULL;
 }
 
+/* It has had its share of this turn. Is there more? */
+static __attribute__((cold, noinline)) void cut_off(struct belfry_conn *conn)
+{
+    conn->thrift.cut_offs += !ring_is_empty(&conn->in);
+}
+
 static int read_ring(struct belfry_conn *conn)
 {
     belfry_counters *counters = conn->shard->counters;
     uint64_t bytes = 0;
+    int32_t budget = conn->thrift.budget;
     int count = 0, handed_over = 0, admitted = 0, rc = 0;
-    while (count < BUDGET_MESSAGES && bytes < BUDGET_BYTES) {
+    for (;;) {
         struct ring_entry e;
         rc = ring_peek(&conn->in, &e);
         if (rc < 0)
@@ -297,6 +307,11 @@ static int read_ring(struct belfry_conn *conn)
             break;
         if (bf_unlikely(e.kind == BELFRY_PART) && e.flags != 0 && ++admitted == ADMISSIONS_MAX)
             break;
+        budget -= THRIFT_MESSAGE + (int32_t)e.bytes;
+        if (bf_unlikely(budget <= 0)) {
+            cut_off(conn);
+            break;
+        }
     }
     if (count > 0) {
         counter_add(&counters->messages_in, handed_over);

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "server/shard.h"
+#include "server/thrift.h"
 #include "server/whole.h"
 
 #define FAILURE_TEXT_MAX 255u
@@ -22,6 +23,7 @@ struct belfry_conn {
     struct ring_consumer_local in;
     struct ring_producer_local out;
     struct bf_outbox outbox;
+    struct bf_thrift thrift;
     struct belfry_backlog backlog; /* but for its bytes */
     bool told_high;                /* on_backlog was, last */
 
