@@ -2,9 +2,12 @@
 /* people.c: see people.h. */
 #include "people.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "host.h"
 
 #define CALL_MS 120000
 #define LARGE_VISIT_BYTES (256u << 10)
@@ -38,16 +41,45 @@ static bool leave(struct stage *s, belfry_client *c)
 
 /* ---- the victim -------------------------------------------------------------------------------------------------- */
 
+#define OTHERS_MAX 16u
+#define OTHERS_FULL 64 /* messages: more than a turn reads, and soon made */
+
 struct person {
     struct stage *s;
     belfry_client *client;
     char *data;
     size_t bytes;
+    belfry_client *other[OTHERS_MAX]; /* conns of its own that it floods before each call, in DURING */
+    uint32_t others;
 };
+
+static bool fill_others(struct person *v)
+{
+    static const char data[PEOPLE_CALL_BYTES] = {HOST_IGNORE};
+    for (uint32_t i = 0; i < v->others; i++)
+        for (int n = 0, rc = 0; n < OTHERS_FULL && rc == 0; n++)
+            if ((rc = belfry_send_one_way(v->other[i], data, sizeof data)) < 0 && rc != -EAGAIN) {
+                stage_wrong(v->s, "a message of the victim failed: %s", belfry_last_error());
+                return false;
+            }
+    return true;
+}
+
+/* A plan without attackers may have the victim flood. */
+static bool connect_others(struct person *v, const struct plan *p)
+{
+    v->others = p->attack == NULL ? p->conns : 0;
+    for (uint32_t i = 0; i < v->others; i++)
+        if ((v->other[i] = stage_connect(v->s, false, NULL)) == NULL)
+            return false;
+    return true;
+}
 
 static bool victim_step(void *context, enum situation now)
 {
     struct person *v = context;
+    if (now == DURING && !fill_others(v))
+        return false;
     int64_t began_ns = belfry_now_ns();
     if (!call(v->s, "victim", v->client, v->data, v->bytes))
         return false;
@@ -59,11 +91,13 @@ int people_victim(struct stage *s, const struct plan *p, uint32_t unused)
 {
     char data[PEOPLE_CALL_BYTES] = "victim";
     struct person v = {.s = s, .client = stage_connect(s, false, NULL), .data = data, .bytes = sizeof data};
-    (void)p, (void)unused;
-    if (v.client == NULL || !call(s, "victim", v.client, data, sizeof data))
+    (void)unused;
+    if (v.client == NULL || !connect_others(&v, p) || !call(s, "victim", v.client, data, sizeof data))
         return 1;
     stage_ready(s);
     bool good = stage_act(s, SITUATION(ALONE) | SITUATION(BESIDE) | SITUATION(DURING), victim_step, NULL, &v);
+    for (uint32_t i = 0; i < v.others; i++)
+        belfry_close(v.other[i]);
     return good && leave(s, v.client) ? 0 : 1;
 }
 

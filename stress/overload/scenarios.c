@@ -152,6 +152,17 @@ static void run_attack(struct stage *s, const struct plan *p)
     }
 }
 
+/* The victim floods other conns of its own, just before each call: what a turn of the shard costs it, with a core for either. */
+static void run_own(struct stage *s, const struct plan *p)
+{
+    if (!begin(s, p))
+        return;
+    for (; another_round(s); rounds.count++) {
+        measure(s, ALONE);
+        measure(s, DURING);
+    }
+}
+
 static uint64_t refusals(struct stage *s)
 {
     const belfry_counters *total = &stage_stats(s)->total;
@@ -411,6 +422,9 @@ const struct plan plans[] = {
     FLOOD("flood-unread", attack_unread, "requests whose replies are not read"),
     FLOOD("flood-large", attack_large, "one-way messages of a mebibyte"),
     FLOOD("flood-rings", attack_rings, "rings for nothing"),
+    {"flood-own-1", "another conn of the victim's own is full whenever it calls", run_own, .conns = 1},
+    {"flood-own-8", "eight other conns of the victim's own are full whenever it calls", run_own, .conns = 8,
+     .quick = true},
     {"stopped-half", "half of the crowd stopped in the middle of its traffic", run_stopped, .processes = 1,
      .quick = true},
     {"stopped-all", "all of the crowd stopped, then continued", run_stopped},
