@@ -106,7 +106,7 @@ struct board {
     char warning[256];      /* the last of them */
     uint64_t dead_instance; /* the last server that was killed */
     int64_t server_killed_ns;
-    bool spoiled; /* what corrupt_one or lose_one asks for has been done */
+    uint32_t spoiled; /* how often what corrupt_one or lose_one asks for has been done */
 
     /* the clients' */
     uint64_t connects;
