@@ -77,9 +77,9 @@ BELFRY_API void belfry_client_options_init(belfry_client_options *o, size_t size
 /*
  * Attach to `service` ("name", or "uid:name" for the service of another user). `o` may be NULL. On a warm slot it takes
  * no round trip: the connection may be used before the server has noticed it. Otherwise it blocks until the server
- * has made the slot, at most until the deadline. When all slots are taken it looks again for a quarter of a second,
+ * has made the slot or, of another user, has let us in, at most until the deadline. When all slots are taken it looks again for a quarter of a second,
  * since whoever has just left may still look attached. On success *out is the caller's, for belfry_close(); on failure it is
- * NULL. Returns 0, BELFRY_ENOSERVICE, BELFRY_EFULL, BELFRY_EREFUSED, BELFRY_EVERSION, BELFRY_ENOSPACE, BELFRY_EROOT,
+ * NULL. Returns 0, BELFRY_ENOSERVICE, BELFRY_EFULL, BELFRY_EQUOTA, BELFRY_EREFUSED, BELFRY_EVERSION, BELFRY_ENOSPACE, BELFRY_EROOT,
  * BELFRY_ENAME, BELFRY_ENOFILES, BELFRY_EGONE, -EACCES, -ETIMEDOUT, -ENOMEM.
  */
 BELFRY_API int belfry_connect(belfry_client **out, const char *service, const belfry_client_options *o);

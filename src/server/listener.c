@@ -361,9 +361,9 @@ static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const str
     }
     if (!slot->hinted)
         return;
+    /* The kernel says "closed" before it drops the lock; a forked child may hold it for long. */
     note_vain(slot);
-    look_later(shard,
-               slot); /* the kernel says "closed" before it drops the lock; a forked child may hold it for long */
+    look_later(shard, slot);
 }
 
 /* `spoke`: hello was there before we asked the kernel about the lock. */
@@ -383,9 +383,10 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
     bool was_locked = slot->seen_locked;
     slot->seen_locked |= held;
 
-    if (!slot->foreign)                                 /* it cannot ring yet */
-        bf_shard_arm(shard, slot);                      /* value and wait first, then the look */
-    bool said = !slot->foreign && hello_is_there(slot); /* once: between two looks a client that lives may say it */
+    if (!slot->foreign)            /* another user's cannot ring yet */
+        bf_shard_arm(shard, slot); /* value and wait first, then the look */
+    /* Looked at once: between two looks a client that lives may say it. */
+    bool said = !slot->foreign && hello_is_there(slot);
     if (said && !held && !spoke) {
         slot_queue_put(&shard->dirty, slot); /* it came between our two looks: it may well be alive */
         return;
@@ -467,11 +468,7 @@ static void tell_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     struct bf_slot *leader = bf_shard_bell_of(shard, slot);
     if (leader != slot)
         bf_shard_ring(shard, leader);
-    doorbell_bump_recv(slot->recv); /* its own bell in any case: others may follow it */
-    if (slot->foreign)
-        bf_reactor_wake_some(&shard->reactor, &slot->recv->bell);
-    else
-        bf_reactor_wake(&shard->reactor, &slot->recv->bell);
+    bf_shard_wake(shard, slot); /* its own bell in any case: others may follow it */
     store_relaxed(&slot->lobby->reason, (uint32_t)why);
     bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
     if (slot->foreign) /* it may still wait for leave to map */

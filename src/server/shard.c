@@ -264,15 +264,20 @@ struct bf_slot *bf_shard_bell_of(const struct bf_shard *s, struct bf_slot *slot)
     return sound ? leader : slot;
 }
 
+void bf_shard_wake(struct bf_shard *s, struct bf_slot *slot)
+{
+    doorbell_bump_recv(slot->recv);
+    if (bf_unlikely(slot->foreign))
+        bf_reactor_wake_some(&s->reactor, &slot->recv->bell);
+    else
+        bf_reactor_wake(&s->reactor, &slot->recv->bell);
+}
+
 void bf_shard_ring(struct bf_shard *s, struct bf_slot *bell)
 {
     if (!doorbell_client_wants(bell->send, bell->recv))
         return;
-    doorbell_bump_recv(bell->recv);
-    if (bf_unlikely(bell->foreign))
-        bf_reactor_wake_some(&s->reactor, &bell->recv->bell);
-    else
-        bf_reactor_wake(&s->reactor, &bell->recv->bell);
+    bf_shard_wake(s, bell);
     counter_add(&s->counters->wakes, 1);
 }
 

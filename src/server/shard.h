@@ -150,7 +150,10 @@ void bf_shard_touch(struct bf_shard *shard, struct bf_slot *slot);
 /* After a full fence: whose bell is rung for this slot's client: its group's leader's, if that is one; else its own. */
 struct bf_slot *bf_shard_bell_of(const struct bf_shard *shard, struct bf_slot *slot);
 
-/* Bump that bell and queue the wake, if somebody is about to sleep on it. */
+/* Bump this slot's own bell and queue the wake of whoever waits on it. */
+void bf_shard_wake(struct bf_shard *shard, struct bf_slot *slot);
+
+/* The same, if somebody is about to sleep on it. */
 void bf_shard_ring(struct bf_shard *shard, struct bf_slot *bell);
 
 /* Make sure the wait on the slot's doorbell is armed: value first, then the entry. */

@@ -110,12 +110,17 @@ static void name_of(const struct bf_slot_pool *pool, char name[SEGMENT_NAME_BYTE
     bf_segment_name(name, prefix, pool->lobby->geometry.service, slot->number, side);
 }
 
-/* The file of that name; what cannot be opened is left as it is. */
-static int set_append_only(const struct bf_slot_pool *pool, const struct bf_slot *slot, bool on)
+/* One of its files, once more: the maker's descriptor is closed. */
+static int open_segment(const struct bf_slot_pool *pool, const struct bf_slot *slot, enum segment_side side, int how)
 {
     char name[SEGMENT_NAME_BYTES];
-    name_of(pool, name, "", slot, SEGMENT_SEND);
-    int fd = bf_os_open(pool->segment_dir, name, BF_OS_READ, 0);
+    name_of(pool, name, "", slot, side);
+    return bf_os_open(pool->segment_dir, name, how, 0);
+}
+
+static int set_append_only(const struct bf_slot_pool *pool, const struct bf_slot *slot, bool on)
+{
+    int fd = open_segment(pool, slot, SEGMENT_SEND, BF_OS_READ);
     int rc = fd < 0 ? fd : bf_os_append_only(fd, on);
     bf_os_close(fd);
     return rc;
@@ -459,23 +464,21 @@ void bf_slot_pool_claimed(struct bf_slot_pool *pool, struct bf_slot *slot)
         bf_slot_publish(slot, BELFRY_SLOT_OPEN);
 }
 
-static int share_segment(const struct bf_slot_pool *pool, const struct bf_slot *slot, enum segment_side side)
+/* `own` and `theirs` as bf_os_share() has them. */
+static int share_segment(const struct bf_slot_pool *pool, const struct bf_slot *slot, enum segment_side side,
+                         uint32_t own, uint32_t theirs)
 {
-    char name[SEGMENT_NAME_BYTES];
-    name_of(pool, name, "", slot, side);
-    int fd = bf_os_open(pool->segment_dir, name, BF_OS_READ, 0);
-    int rc = fd < 0                 ? fd
-             : side == SEGMENT_SEND ? bf_os_share(fd, SEND_MODE >> 6, slot->uid, 6)
-                                    : bf_os_share(fd, RECV_MODE >> 6, slot->uid, 4);
+    int fd = open_segment(pool, slot, side, BF_OS_READ);
+    int rc = fd < 0 ? fd : bf_os_share(fd, own, slot->uid, theirs);
     bf_os_close(fd);
     return rc;
 }
 
 int bf_slot_pool_share(struct bf_slot_pool *pool, struct bf_slot *slot)
 {
-    int rc = share_segment(pool, slot, SEGMENT_RECV);
+    int rc = share_segment(pool, slot, SEGMENT_RECV, RECV_MODE >> 6, 4);
     if (rc == 0)
-        rc = share_segment(pool, slot, SEGMENT_SEND);
+        rc = share_segment(pool, slot, SEGMENT_SEND, SEND_MODE >> 6, 6);
     if (rc < 0)
         return rc;
     bf_slot_publish(slot, BELFRY_SLOT_SHARED);
@@ -530,11 +533,9 @@ void bf_slot_pool_give_up(struct bf_slot_pool *pool, struct bf_slot *slot, enum 
 /* Both segments are of the next generation. */
 static int next_generation(struct bf_slot_pool *pool, struct bf_slot *slot)
 {
-    char name[SEGMENT_NAME_BYTES];
     slot->generation = (slot->generation + 1) & BELFRY_GENERATION_MASK;
     store_relaxed(&slot->recv->segment.generation, slot->generation);
-    name_of(pool, name, "", slot, SEGMENT_SEND);
-    int fd = bf_os_open(pool->segment_dir, name, BF_OS_WRITE, 0); /* our own map of it is read-only */
+    int fd = open_segment(pool, slot, SEGMENT_SEND, BF_OS_WRITE); /* our own map of it is read-only */
     int rc = fd < 0 ? fd
                     : bf_os_write_at(fd, &slot->generation, sizeof slot->generation,
                                      offsetof(struct belfry_abi_segment, generation));

@@ -310,6 +310,7 @@ static void *make_demanded(void *reason)
         fake_make(&fake, (uint32_t)slot, 0, true);
     } else {
         shared->reason = (uint32_t)(uintptr_t)reason;
+        store_relaxed(&shared->uid, geteuid()); /* it was our claim */
         store_release(&shared->state, BELFRY_SLOT_STATE(1, BELFRY_SLOT_COLD));
     }
     bf_os_wake(&shared->state);

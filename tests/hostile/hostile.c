@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "client/client.h"
 
 void hostile_init(struct house *house)
 {
@@ -213,4 +214,18 @@ int hostile_claim(const struct house *house, uint32_t slot, uint32_t version, ui
     if (rc == 0)
         rc = bf_os_lock(fd);
     return rc < 0 ? rc : fd;
+}
+
+belfry_client *hostile_attach(struct house *house)
+{
+    belfry_client *c;
+    if (house_connect_rc(house, &c) < 0 || house_echo(c, 1, 64) < 0)
+        _exit(90);
+    return c;
+}
+
+void hostile_ring(belfry_client *c)
+{
+    __atomic_fetch_add(&c->send->bell, 1, __ATOMIC_SEQ_CST);
+    bf_os_wake(&c->send->bell);
 }

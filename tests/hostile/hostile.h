@@ -58,6 +58,12 @@ void hostile_lock_path(const struct house *house, char path[HOSTILE_PATH_BYTES],
 int hostile_make_lock(const struct house *house, uint32_t slot);
 int hostile_claim(const struct house *house, uint32_t slot, uint32_t version, uint32_t pid);
 
+/* In a client's process: attached and answered once, or it exits with 90. */
+belfry_client *hostile_attach(struct house *house);
+
+/* Rings for whatever has been written to `_send` by hand. */
+void hostile_ring(belfry_client *c);
+
 /* Look until it is true, for at most 20 s. */
 #define hostile_wait(condition)                                      \
     ({                                                               \

@@ -24,18 +24,10 @@
 
 TestSuite(life, .timeout = 240);
 
-static belfry_client *attach(struct house *house)
-{
-    belfry_client *c;
-    if (house_connect_rc(house, &c) < 0 || house_echo(c, 1, 64) < 0)
-        _exit(90);
-    return c;
-}
-
 /* Attached; says so, and stays until it is killed. */
 static int stay(struct house *house, void *argument)
 {
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     hostile_say(argument, belfry_client_slot(c) + 1);
     for (;;)
         pause();
@@ -92,7 +84,7 @@ Test(life, row_26_who_dies_before_he_has_spoken_keeps_nothing)
 static int open_and_close(struct house *house, void *argument)
 {
     char path[HOSTILE_PATH_BYTES];
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     (void)argument;
     hostile_lock_path(house, path, belfry_client_slot(c));
     for (int i = 0; i < 100; i++) {
@@ -106,7 +98,7 @@ static int open_and_close(struct house *house, void *argument)
 
 static int exec_away(struct house *house, void *argument)
 {
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     hostile_say(argument, belfry_client_slot(c) + 1);
     execl("/bin/sleep", "sleep", "1000", NULL);
     return 1;
@@ -294,7 +286,7 @@ Test(life, row_31_a_wake_is_for_all_who_wait)
 /* Its bell has rung nearly 2^32 times; it rings over the end, from and to 0, the value of a bell that never rang. */
 static int ring_round(struct house *house, void *argument)
 {
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     (void)argument;
     store_release(&c->send->bell, UINT32_MAX - 50);
     for (uint64_t i = 0; i < 200; i++) {
@@ -319,7 +311,7 @@ Test(life, row_32_a_bell_that_wraps_is_heard)
 static int steal_waiters(struct house *house, void *argument)
 {
     static uint32_t mine;
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     struct bf_lobby *lobby = &c->shared->lobby;
     hostile_say(argument, 1);
     for (;;) {
@@ -334,7 +326,7 @@ static int steal_waiters(struct house *house, void *argument)
 /* Waits for a reply that never comes; exits with 0 when it is told that the server is gone. */
 static int wait_for_ever(struct house *house, void *argument)
 {
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     belfry_message reply;
     hostile_say(argument, 1);
     int rc = belfry_call(c, WORD_QUIET, strlen(WORD_QUIET), &reply, BELFRY_FOREVER);
@@ -377,7 +369,7 @@ static int receive(belfry_client *c, belfry_message *reply)
 static int read_late(struct house *house, void *argument)
 {
     static uint8_t text[1000];
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     belfry_message reply;
     uint64_t first = 0, last = 0, id;
     for (int quiet = 0; quiet < 100;) {
@@ -423,7 +415,7 @@ Test(life, row_33_who_does_not_read_fills_his_own_share_and_no_more)
 static int call_when_all_is_full(struct house *house, void *argument)
 {
     static uint8_t text[1000];
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     belfry_message reply;
     uint64_t sent = 0, received = 0;
     (void)argument;
@@ -616,7 +608,7 @@ static int connect_without_end(struct house *house, void *argument)
 static int touch_without_end(struct house *house, void *argument)
 {
     char path[HOSTILE_PATH_BYTES];
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     hostile_lock_path(house, path, belfry_client_slot(c));
     for (uint32_t i = 1; i > 0; i++) {
         close(open(path, O_WRONLY));
@@ -664,7 +656,7 @@ Test(life, row_38_floods_of_connects_touches_and_names_leave_the_others_served)
 static int write_anything(struct house *house, void *argument)
 {
     uint64_t state = *(uint64_t *)argument * 0x9e3779b97f4a7c15ull + (uint64_t)getpid();
-    belfry_client *c = attach(house);
+    belfry_client *c = hostile_attach(house);
     for (int64_t until = belfry_in_ms(300); belfry_now_ns() < until;) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;
         uint32_t words =

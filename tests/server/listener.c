@@ -188,6 +188,18 @@ static void raw_ring(struct raw *r)
     bf_os_wake(&r->send->bell);
 }
 
+/* All of it: the conn is there. */
+static void raw_attach(struct raw *r, uint32_t slot)
+{
+    raw_open(r, slot);
+    raw_map(r);
+    raw_create(r);
+    raw_lock(r);
+    raw_hello(r);
+    raw_ring(r);
+    expect(eventually(load_acquire(&r->recv->accepted) == 1));
+}
+
 static void raw_close(struct raw *r)
 {
     bf_os_close(r->fd);
@@ -209,13 +221,7 @@ Test(listener, accepts_whoever_locks_and_says_hello)
 {
     prepare();
     server_fixture_start(&server);
-    raw_open(&raw, 0);
-    raw_map(&raw);
-    raw_create(&raw);
-    raw_lock(&raw);
-    raw_hello(&raw);
-    raw_ring(&raw);
-    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    raw_attach(&raw, 0);
     expect_eq(BELFRY_SLOT_STATE_OF(load_acquire(&lobby_slot(&raw.lobby, 0)->state)), BELFRY_SLOT_OPEN);
     raw_close(&raw);
     expect(eventually(load_acquire(&disconnected) == 1));
@@ -283,13 +289,7 @@ Test(listener, notices_a_death_whose_lock_was_dropped_late)
 {
     prepare();
     server_fixture_start(&server);
-    raw_open(&raw, 0);
-    raw_map(&raw);
-    raw_create(&raw);
-    raw_lock(&raw);
-    raw_hello(&raw);
-    raw_ring(&raw);
-    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    raw_attach(&raw, 0);
     store_release(&pretend_held, 3); /* now, after 1 and after 10 ms */
     raw_close(&raw);
     expect(eventually(load_acquire(&disconnected) == 1));
@@ -302,13 +302,7 @@ Test(listener, notices_the_late_death_of_a_client_that_rang_for_nothing)
 {
     prepare();
     server_fixture_start(&server);
-    raw_open(&raw, 0);
-    raw_map(&raw);
-    raw_create(&raw);
-    raw_lock(&raw);
-    raw_hello(&raw);
-    raw_ring(&raw);
-    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    raw_attach(&raw, 0);
     while (server_fixture_counters().empty_rings < EMPTY_RINGS_MAX) { /* several may be heard as one */
         raw_ring(&raw);
         fixture_pause();
