@@ -313,12 +313,13 @@ static int steal_waiters(struct house *house, void *argument)
     static uint32_t mine;
     belfry_client *c = hostile_attach(house);
     struct bf_lobby *lobby = &c->shared->lobby;
-    hostile_say(argument, 1);
+    uint32_t moved = 0;
     for (;;) {
         for (uint32_t i = 0; i < lobby->geometry.shards; i++)
-            futex(&lobby_shard(lobby, i)->obituary, FUTEX_REQUEUE, 0, &mine);
+            moved += futex(&lobby_shard(lobby, i)->obituary, FUTEX_REQUEUE, 0, &mine) > 0;
         for (uint32_t i = 0; i < lobby->geometry.max_slots; i++)
-            futex(&lobby_slot(lobby, i)->state, FUTEX_REQUEUE, 0, &mine);
+            moved += futex(&lobby_slot(lobby, i)->state, FUTEX_REQUEUE, 0, &mine) > 0;
+        hostile_say(argument, moved + 1);
     }
     return 0;
 }
@@ -347,6 +348,7 @@ Test(life, row_42_stolen_waiters_find_out_for_themselves)
     pid_t alice = house_process_as(ALICE, ALICE, wait_for_ever, &house, waiting);
     hostile_hear(waiting);
     sleep(1);
+    cr_assert_gt(hostile_hear(stealing), 1, "nobody was moved: then this tries nothing");
     hostile_kill(house.server);
     house.server = 0;
     cr_assert_eq(house_reap(alice, 20), 0);
@@ -525,6 +527,7 @@ Test(life, row_36_a_thousand_that_die_at_once_are_buried_and_nobody_waits)
     }
     for (int i = 0; i < CROWD; i++)
         kill(crowd[i], SIGKILL);
+    hostile_served(&bob, 100); /* while they are buried */
     for (int i = 0; i < CROWD; i++)
         house_reap(crowd[i], 30);
     cr_assert(house_wait(&house, house_active_is, 1, 20));
@@ -534,7 +537,8 @@ Test(life, row_36_a_thousand_that_die_at_once_are_buried_and_nobody_waits)
     hostile_end(&house);
 }
 
-Test(life, row_43_a_lock_that_is_dropped_late_is_asked_about_again)
+/* Of some of them the kernel tells before it drops the lock (3 in 5,000 were measured); the listener's tests make it so. */
+Test(life, row_43_of_three_hundred_deaths_none_is_missed)
 {
     enum { DEATHS = 300 };
     struct house house;
