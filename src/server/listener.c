@@ -14,6 +14,9 @@
 
 #define LOOKS_PER_TURN 8 /* some 5 us each */
 #define NS_PER_MS 1000000ll
+#define LOOK_PAUSE_NS (1 * NS_PER_MS) /* doubles each time */
+#define LOOK_DOUBLINGS 16
+#define CLAIM_DOUBLINGS 7
 #define VAIN_SHARE 16
 #define VAIN_BURST_NS (4 * NS_PER_MS)
 #define VAIN_PAUSE_NS (1 * NS_PER_MS) /* doubles each time */
@@ -153,15 +156,14 @@ bool bf_listener_work(struct bf_shard *shard)
 }
 
 /*
- * The lock is still held after a hint, or not held yet: look again after 1, 10, 100 ms, and ever more rarely. A claim
- * that is not finished is looked at ten times a second, so that its grace is kept.
+ * The lock is still held after a hint, or not held yet: look again after 1, 2, 4, 8 ms and so on, at last every minute: then
+ * nobody who has gone is noticed later than twice as long after his close as the kernel took to drop the lock. A claim that
+ * is not finished is looked at some ten times a second, so that its grace is kept.
  */
 static void look_later(struct bf_shard *shard, struct bf_slot *slot)
 {
-    static const int64_t after_ns[] = {1 * NS_PER_MS,    10 * NS_PER_MS,    100 * NS_PER_MS,
-                                       1000 * NS_PER_MS, 10000 * NS_PER_MS, 60000 * NS_PER_MS};
-    uint32_t last = slot->phase == SLOT_CLAIMED ? 2 : sizeof after_ns / sizeof after_ns[0] - 1;
-    bf_listener_look_after(shard, slot, after_ns[bf_min(slot->looks, last)]);
+    uint32_t doublings = slot->phase == SLOT_CLAIMED ? CLAIM_DOUBLINGS : LOOK_DOUBLINGS;
+    bf_listener_look_after(shard, slot, LOOK_PAUSE_NS << bf_min(slot->looks, doublings));
     slot->looks++;
 }
 
