@@ -5,7 +5,7 @@
  *     sqlite_load SERVICE load ROWS                    make the tables and load the accounts
  *     sqlite_load SERVICE run ROWS CLIENTS REQUESTS    so many processes, so many requests of each; then check everything
  *     sqlite_load SERVICE check ROWS                   what must be true of the accounts at any time
- *     sqlite_load SERVICE deadline SQL                 with a deadline of 200 ms, is it over within 250?
+ *     sqlite_load SERVICE deadline SQL                 with a deadline of 200 ms, is it over within 250, once in ten times?
  *     sqlite_load SERVICE cancel                       a server with one reader is free again after a cancellation
  *     sqlite_load SERVICE garbage                      what is no request is refused, and nothing worse
  *
@@ -44,7 +44,8 @@
 #define CONSTRAINT_CHECK 275 /* SQLite's number; clients do without its header */
 #define REQUEST_BYTES_MAX 16368
 #define DEADLINE_MS 200 /* of a slow query; */
-#define LATEST_MS 250   /* it is over by then */
+#define LATEST_MS 250   /* it is over by then, */
+#define ATTEMPTS 10     /* in one of so many: other programs can only make it later */
 
 static const char transfer_sql[] = "UPDATE accounts SET balance = balance + ?3 WHERE id = ?2;"
                                    "UPDATE accounts SET balance = balance - ?3 WHERE id = ?1;"
@@ -633,53 +634,53 @@ static int cancel(belfry_client *client)
 
 /* --- deadline ----------------------------------------------------------------------------------------------------- */
 
-/* How long this process has stood ready to run and another had the processor. */
-static int64_t waited_ns(void)
+/* The client's own clock ends the call, and a cancellation follows. Gives how long it took, or a failure's code. */
+static int64_t end_by_client(belfry_client *client, const unsigned char *request, size_t size)
 {
-    int64_t ran = 0, waited = 0;
-    FILE *file = fopen("/proc/self/schedstat", "r");
-    if (file == NULL || fscanf(file, "%" SCNd64 " %" SCNd64, &ran, &waited) != 2)
-        waited = 0;
-    if (file != NULL)
-        fclose(file);
-    return waited;
+    belfry_message m;
+    int64_t began_ns = belfry_now_ns();
+    int rc = belfry_call(client, request, size, &m, belfry_in_ms(DEADLINE_MS));
+    return rc == -ETIMEDOUT ? belfry_now_ns() - began_ns : -1;
 }
 
-/* Back in time? What a busy machine makes this process wait is not the service's fault, and is not counted. */
-static int judge(const char *what, int64_t began_ns, int64_t waited_before_ns)
+/* The client is patient; the server ends it by itself. */
+static int64_t end_by_server(belfry_client *client, const unsigned char *request, size_t size)
 {
-    int64_t waited = waited_ns() - waited_before_ns, took = belfry_now_ns() - began_ns - waited;
-    printf("%s after %.1f ms, and %.1f ms of waiting for a processor\n", what, (double)took / 1e6,
-           (double)waited / 1e6);
-    return took <= LATEST_MS * INT64_C(1000000) ? 0 : complain("the time it took", 0);
+    belfry_message m;
+    uint64_t id;
+    int64_t began_ns = belfry_now_ns();
+    int rc = belfry_send_until(client, request, size, belfry_in_ms(DEADLINE_MS), &id);
+    if (rc == 0)
+        rc = belfry_await(client, id, &m, belfry_in_ms(PATIENCE_MS));
+    bool said = rc == -ETIMEDOUT && strstr(belfry_last_error(), "the deadline has passed") != NULL;
+    return said ? belfry_now_ns() - began_ns : -1;
+}
+
+/* The fastest of some attempts tells what the service takes by itself. */
+static int judge(const char *what, int64_t (*end)(belfry_client *, const unsigned char *, size_t),
+                 belfry_client *client, const unsigned char *request, size_t size)
+{
+    int64_t least_ns = INT64_MAX, latest_ns = LATEST_MS * INT64_C(1000000);
+    int attempts = 0;
+    while (least_ns > latest_ns && attempts < ATTEMPTS) {
+        int64_t took_ns = end(client, request, size);
+        attempts++;
+        if (took_ns < 0)
+            return complain(what, -ETIMEDOUT);
+        least_ns = took_ns < least_ns ? took_ns : least_ns;
+    }
+    printf("%s after %.1f ms, in attempt %d\n", what, (double)least_ns / 1e6, attempts);
+    return least_ns <= latest_ns ? 0 : complain("the time it took", 0);
 }
 
 static int deadline(belfry_client *client, const char *sql)
 {
     unsigned char request[REQUEST_BYTES_MAX];
-    belfry_message m;
-    uint64_t id;
     long size = sql_put_request(request, sizeof request, sql, strlen(sql), NULL, 0);
     if (size < 0)
         return complain("the SQL", 0);
-
-    /* The client's own clock ends the call, and a cancellation follows. */
-    int64_t began_ns = belfry_now_ns(), before_ns = waited_ns();
-    int rc = belfry_call(client, request, (size_t)size, &m, belfry_in_ms(DEADLINE_MS));
-    if (rc != -ETIMEDOUT)
-        return complain("a call that takes longer than its deadline", rc);
-    if (judge("back", began_ns, before_ns) != 0)
-        return 1;
-
-    /* The client is patient; the server ends it by itself. */
-    began_ns = belfry_now_ns();
-    before_ns = waited_ns();
-    rc = belfry_send_until(client, request, (size_t)size, belfry_in_ms(DEADLINE_MS), &id);
-    if (rc == 0)
-        rc = belfry_await(client, id, &m, belfry_in_ms(PATIENCE_MS));
-    if (rc != -ETIMEDOUT || strstr(belfry_last_error(), "the deadline has passed") == NULL)
-        return complain("the server's word that the deadline has passed", rc);
-    return judge("interrupted by the server", began_ns, before_ns);
+    int rc = judge("back", end_by_client, client, request, (size_t)size);
+    return rc == 0 ? judge("interrupted by the server", end_by_server, client, request, (size_t)size) : rc;
 }
 
 /* --- garbage ------------------------------------------------------------------------------------------------------ */

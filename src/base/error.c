@@ -138,6 +138,8 @@ const char *belfry_error_text(int rc)
         return "success";
     if (rc < -4096)
         return own_error_text(rc);
+    if (rc == -ETIMEDOUT)
+        return "the deadline has passed"; /* the system's words speak of a network's connection */
     const char *text = strerrordesc_np(-rc);
     return text != NULL ? text : "unknown system error";
 }

@@ -11,7 +11,7 @@
 #include "base/os.h"
 #include "server/server.h"
 
-#define LOOK_NS 8000000000ll /* somebody else may have got the kernel's one wake, and kept it */
+#define LOOK_NS 8000000000ll /* another thread that waits here may have got the kernel's one wake, and been cancelled */
 
 /* The shards of a thread: with own_loop there may be several. A fork leaves a copy that means nothing. */
 struct shards_here {
@@ -36,7 +36,6 @@ static __attribute__((cold)) void say_lost(const struct belfry_server *s, uint32
 static __attribute__((noreturn, cold)) void lose(const struct belfry_server *s, uint32_t index)
 {
     say_lost(s, index, ", so this process ends; a handler must return");
-    bf_os_wake(&lobby_shard(&s->lobby, index)->obituary); /* the kernel wakes one, which may have been us */
     abort();
 }
 
@@ -93,7 +92,7 @@ void bf_lost_forget(struct bf_shard *s)
 void bf_lost_look(const struct belfry_server *s)
 {
     for (uint32_t i = 0; i < s->shard_count; i++)
-        if ((load_relaxed(&lobby_shard(&s->lobby, i)->obituary) & BELFRY_OBITUARY_DIED) != 0)
+        if ((load_relaxed(s->shards[i].own_obituary) & BELFRY_OBITUARY_DIED) != 0)
             lose(s, i);
 }
 
@@ -103,8 +102,8 @@ static unsigned those_that_live(const struct belfry_server *s, struct bf_os_wait
     for (uint32_t i = 0; i < s->shard_count; i++) {
         if (!s->shards[i].thread_started || s->shards[i].start_rc < 0)
             continue;
-        const uint32_t *obituary = &lobby_shard(&s->lobby, i)->obituary;
-        uint32_t word = load_acquire(obituary); /* partner: bf_obituary_close, and the kernel */
+        const uint32_t *obituary = s->shards[i].own_obituary; /* not the clients': its one wake is theirs */
+        uint32_t word = load_acquire(obituary);               /* partner: bf_obituary_close, and the kernel */
         if (word != BELFRY_OBITUARY_STOPPED)
             waits[count++] = (struct bf_os_wait){obituary, word};
     }

@@ -8,7 +8,7 @@
  * its own (own_loop.c) may end: it was the whole server, and the program's. That is said, no more.
  *
  * The thread itself notices when it runs its destructors. What comes without them leaves OWNER_DIED in the shard's
- * obituary, which belfry_server_wait() waits for, and other shards look at in their sweep.
+ * own obituary, which belfry_server_wait() waits for, and other shards look at in their sweep.
  */
 #ifndef BF_SERVER_LOST_H
 #define BF_SERVER_LOST_H

@@ -41,6 +41,7 @@ struct bf_shard {
     struct bf_spin spin;
     struct bf_pace pace;
     struct belfry_abi_shard *lobby;
+    _Alignas(pthread_mutex_t) uint32_t own_obituary[BELFRY_ABI_LINE / 4]; /* for this process (obituary.h) */
     belfry_counters *counters;
     int lock_dir;
     int service_dir;

@@ -72,6 +72,20 @@ static void tell_stop(struct bf_shard *s)
         o->on_shard_stop(s->server, s->index, o->user);
 }
 
+static int open_obituaries(struct bf_shard *s)
+{
+    int rc = bf_obituary_open(s->own_obituary);
+    if (rc == 0 && (rc = bf_obituary_open(&s->lobby->obituary)) < 0)
+        bf_obituary_close(s->own_obituary);
+    return rc;
+}
+
+static void close_obituaries(struct bf_shard *s)
+{
+    bf_obituary_close(&s->lobby->obituary);
+    bf_obituary_close(s->own_obituary);
+}
+
 static int open_all(struct bf_shard *s)
 {
     struct belfry_server *server = s->server;
@@ -120,9 +134,9 @@ static int open_all(struct bf_shard *s)
     if (rc == 0)
         rc = bf_slot_pool_fill(&s->pool);
     if (rc == 0)
-        rc = bf_obituary_open(s->lobby);
+        rc = open_obituaries(s);
     if (rc == 0 && (rc = tell_start(s)) < 0)
-        bf_obituary_close(s->lobby); /* this thread ends, and that is no death */
+        close_obituaries(s); /* this thread ends, and that is no death */
     return rc;
 }
 
@@ -188,7 +202,7 @@ int bf_shard_open(struct bf_shard *s)
 void bf_shard_close(struct bf_shard *s)
 {
     tell_stop(s);
-    bf_obituary_close(s->lobby);
+    close_obituaries(s);
     close_all(s);
 }
 

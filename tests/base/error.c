@@ -31,6 +31,7 @@ Test(error, has_words_for_whatever_it_is_given)
     expect_text(belfry_error_text(0), "success");
     expect_text(belfry_error_text(17), "success");
     expect_text(belfry_error_text(-ENOENT), "No such file or directory");
+    expect_text(belfry_error_text(-ETIMEDOUT), "the deadline has passed");
     expect_text(belfry_error_text(-4095), "unknown system error");
     expect_text(belfry_error_text(-4096), "unknown system error");
     expect_text(belfry_error_text(BELFRY_EUSER), "the handler's own failure");

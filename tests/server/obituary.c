@@ -2,6 +2,8 @@
 /* Tests of server/obituary.c: what clients read of a shard's life, its clean end, and its death. */
 #include "server/obituary.h"
 
+#include <belfry/abi.h>
+#include <belfry/belfry.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -12,15 +14,15 @@
 #include "expect.h"
 #include "fixture.h"
 
-static struct belfry_abi_shard *shard;
+static uint32_t *obituary;
 
-static void make_shard(void)
+static void make_word(void)
 {
-    shard = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    expect(shard != MAP_FAILED);
+    obituary = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    expect(obituary != MAP_FAILED);
 }
 
-TestSuite(obituary, .init = make_shard, .timeout = 60);
+TestSuite(obituary, .init = make_word, .timeout = 60);
 
 static bool is_alive(uint32_t word)
 {
@@ -29,13 +31,13 @@ static bool is_alive(uint32_t word)
 
 Test(obituary, reads_as_alive_from_open_to_close)
 {
-    expect_rc(bf_obituary_open(shard), 0);
-    uint32_t word = load_acquire(&shard->obituary);
+    expect_rc(bf_obituary_open(obituary), 0);
+    uint32_t word = load_acquire(obituary);
     expect(is_alive(word));
     expect((word & FUTEX_WAITERS) != 0); /* else the kernel would wake nobody */
     expect_eq(word & FUTEX_TID_MASK, gettid());
-    bf_obituary_close(shard);
-    expect(load_acquire(&shard->obituary) == BELFRY_OBITUARY_STOPPED);
+    bf_obituary_close(obituary);
+    expect(load_acquire(obituary) == BELFRY_OBITUARY_STOPPED);
 }
 
 static uint32_t ready;
@@ -45,12 +47,12 @@ static void *wait_for_end(void *argument)
     (void)argument;
     __atomic_add_fetch(&ready, 1, __ATOMIC_ACQ_REL);
     for (;;) { /* as client/wait.c: look, and wait for a change of what was seen */
-        uint32_t word = load_acquire(&shard->obituary);
+        uint32_t word = load_acquire(obituary);
         if (!is_alive(word)) {
-            bf_os_wake(&shard->obituary);
+            bf_os_wake(obituary);
             return NULL;
         }
-        struct bf_os_wait wait = {&shard->obituary, word};
+        struct bf_os_wait wait = {obituary, word};
         if (bf_os_wait(&wait, 1, bf_os_now_ns() + FIXTURE_PATIENCE_MS * 1000000ll) != 0)
             return (void *)1;
     }
@@ -73,12 +75,12 @@ static void expect_all_told(void (*end)(void))
 
 static void close_it(void)
 {
-    bf_obituary_close(shard);
+    bf_obituary_close(obituary);
 }
 
 Test(obituary, wakes_all_at_a_clean_end)
 {
-    expect_rc(bf_obituary_open(shard), 0);
+    expect_rc(bf_obituary_open(obituary), 0);
     expect_all_told(close_it);
 }
 
@@ -87,7 +89,7 @@ static uint32_t may_die;
 static void *open_and_die(void *argument)
 {
     (void)argument;
-    bf_obituary_open(shard);
+    bf_obituary_open(obituary);
     while (load_acquire(&may_die) == 0)
         fixture_pause();
     return NULL;
@@ -104,15 +106,15 @@ static void let_die(void)
 Test(obituary, tells_all_of_a_thread_that_ended_without_closing_it)
 {
     pthread_create(&mortal, NULL, open_and_die, NULL);
-    expect(eventually((load_acquire(&shard->obituary) & FUTEX_WAITERS) != 0));
+    expect(eventually((load_acquire(obituary) & FUTEX_WAITERS) != 0));
     expect_all_told(let_die);
-    expect((load_acquire(&shard->obituary) & BELFRY_OBITUARY_DIED) != 0);
+    expect((load_acquire(obituary) & BELFRY_OBITUARY_DIED) != 0);
 }
 
 static void open_and_wait(void *context)
 {
     (void)context;
-    bf_obituary_open(shard);
+    bf_obituary_open(obituary);
     for (;;)
         pause();
 }
@@ -127,7 +129,7 @@ static void kill_it(void)
 Test(obituary, tells_all_of_a_process_that_was_killed)
 {
     victim = fixture_child(open_and_wait, NULL);
-    expect(eventually((load_acquire(&shard->obituary) & FUTEX_WAITERS) != 0));
+    expect(eventually((load_acquire(obituary) & FUTEX_WAITERS) != 0));
     expect_all_told(kill_it);
-    expect((load_acquire(&shard->obituary) & BELFRY_OBITUARY_DIED) != 0);
+    expect((load_acquire(obituary) & BELFRY_OBITUARY_DIED) != 0);
 }

@@ -5,8 +5,8 @@
  *
  * A client that is told is woken. One that is not finds out by itself at the end of a slice of its own timeout (1, 2, 4, 8
  * seconds), and its handle remembers which of the two its last sleep was: slices grow after a timeout and begin anew after
- * a wake. No slice ends while the server dies, for that happens when all clients are early in their third. With a thief
- * among the waiters, who takes the one wake that the kernel gives and keeps it, exactly that timeout is what tells them.
+ * a wake. Here all begin in the longest, so that none ends while the server dies. With a thief among the waiters, who takes the
+ * one wake that the kernel gives and keeps it, they begin in the first, and exactly that timeout is what tells them.
  *
  * How long it took is printed, beside what the signal to begin took: that is a bare futex with the same thousand waiters, so it
  * is what the machine needs by itself. It depends on the machine and what else it does, so no test demands any of it.
@@ -35,7 +35,7 @@
 #define CLIENTS 1000
 #define FEW 20 /* processes, of fifty clients each */
 #define NS_PER_MS 1000000ll
-#define EARLY_IN_THIRD_NS (3400 * NS_PER_MS) /* after 1 + 2 s, and before the end at 7 s */
+#define LONGEST_SLICE 3 /* eight seconds */
 
 TestSuite(told, .timeout = 300);
 
@@ -43,6 +43,7 @@ struct told_shared {
     uint32_t ready, go; /* clients that are connected; 1: wait now */
     uint32_t next;      /* number of the next client */
     uint32_t threads;   /* clients of each process */
+    uint32_t slice;     /* that each begins to wait in */
     pid_t tid[CLIENTS];
     uint32_t told; /* clients that know */
     int64_t wait_ns[CLIENTS], told_ns[CLIENTS];
@@ -103,6 +104,8 @@ static void *wait_to_be_told(void *context)
     while (__atomic_load_n(&shared->go, __ATOMIC_ACQUIRE) == 0)
         futex(&shared->go, FUTEX_WAIT, 0);
     __atomic_store_n(&shared->wait_ns[i], belfry_now_ns(), __ATOMIC_RELEASE);
+    if (rc == 0)
+        c->slice = shared->slice;
     if (rc == 0)
         rc = i % 2 == 0 ? belfry_call(c, "wait", 4, &m, BELFRY_FOREVER) : belfry_receive(c, &m, BELFRY_FOREVER);
     shared->told_ns[i] = belfry_now_ns();
@@ -216,19 +219,17 @@ static void gather(struct crowd *crowd, int processes, uint32_t shards, bool thi
     wait_for("clients", &crowd->shared->ready, CLIENTS);
 }
 
-/* Everybody falls asleep, in a slice that does not end soon. */
-static void let_them_wait(struct crowd *crowd, bool until_third)
+/* Everybody falls asleep. */
+static void let_them_wait(struct crowd *crowd, uint32_t slice)
 {
     const struct told_shared *shared = crowd->shared;
+    crowd->shared->slice = slice;
     crowd->went_ns = belfry_now_ns();
     __atomic_store_n(&crowd->shared->go, 1, __ATOMIC_RELEASE);
     futex(&crowd->shared->go, FUTEX_WAKE, INT_MAX);
     for (int i = 0; i < CLIENTS; i++)
         while (__atomic_load_n(&shared->wait_ns[i], __ATOMIC_ACQUIRE) == 0 || !is_asleep(shared->tid[i]))
             cr_assert(belfry_now_ns() - crowd->went_ns < 60000 * NS_PER_MS, "client %d does not sleep", i);
-    int64_t asleep_ns = belfry_now_ns();
-    while (until_third && belfry_now_ns() < asleep_ns + EARLY_IN_THIRD_NS)
-        usleep(1000);
 }
 
 static int compare(const void *a, const void *b)
@@ -285,7 +286,7 @@ static void everybody_is_told(int processes, int how)
 {
     struct crowd crowd;
     gather(&crowd, processes, house_shards(), false);
-    let_them_wait(&crowd, true);
+    let_them_wait(&crowd, LONGEST_SLICE);
     int by_themselves = end_server(&crowd, how);
     say(&crowd, how == SIGKILL ? "killed" : "stopped");
     cr_assert_eq(by_themselves, 0, "%d clients were not told", by_themselves);
@@ -313,7 +314,7 @@ Test(told, a_thousand_blocked_clients_in_spite_of_a_thief)
     if (getuid() != 0)
         cr_skip_test("only root can become another user");
     gather(&crowd, FEW, 1, true);
-    let_them_wait(&crowd, false);
+    let_them_wait(&crowd, 0);
     int by_themselves = end_server(&crowd, SIGKILL);
     say(&crowd, "killed, a thief");
     cr_assert_eq(house_reap(crowd.thief, 10), 0, "the thief was not woken");
