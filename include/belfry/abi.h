@@ -147,6 +147,9 @@ struct belfry_abi_recv {
  * What a client of another user writes into its lock file before it locks it. It may not write to the slot's segments
  * before the server has accepted it, so this is its hello; the one in `_send` follows, once it may.
  */
+#define BELFRY_CLAIM_WITHDRAWN \
+    0xffffffffu /* in place of `version`, by a client that does not want the slot after all */
+
 struct belfry_abi_claim {
     uint32_t version; /* client: BELFRY_ABI_VERSION */
     uint32_t pid;     /* client: informative */

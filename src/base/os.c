@@ -77,9 +77,11 @@ uint32_t bf_os_pid(void)
 
 uint64_t bf_os_random(void)
 {
+    static uint64_t calls;
     uint64_t number = 0;
-    while (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
-        ; /* a signal came */
+    if (NO_EINTR(getrandom(&number, sizeof number, 0)) !=
+        (int)sizeof number) /* a filter of system calls may forbid it */
+        number = (uint64_t)bf_os_now_ns() ^ __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) << 48;
     return number;
 }
 

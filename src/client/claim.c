@@ -174,6 +174,15 @@ static int say_claim(const struct belfry_client *c)
     return rc < 0 ? rc : bf_os_share(c->lock_fd, LOCK_MODE >> 6, c->shared->lobby.geometry.uid, 4);
 }
 
+/* Then nobody has to wait for the end of our grace. What fails here is only slower. */
+static void withdraw(const struct belfry_client *c, bool foreign)
+{
+    const struct belfry_abi_claim word = {.version = BELFRY_CLAIM_WITHDRAWN};
+    bf_os_write_at(c->lock_fd, &word, sizeof word, 0);
+    if (foreign)
+        bf_os_share(c->lock_fd, LOCK_MODE >> 6, c->shared->lobby.geometry.uid, 4);
+}
+
 /* The slot had a tenant between our look and our file; from here on only we can have it. Or that was us: then our file is
    gone, and we are told why. */
 static int next_generation(const struct belfry_client *c)
@@ -229,6 +238,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
         say_hello(c);
         return TRY_GOT;
     }
+    withdraw(c, foreign);
     bf_os_close(c->lock_fd); /* the server sees that, and takes the slot back */
     c->lock_fd = -1;
     if (rc == -EAGAIN || (rc == -ESTALE && !stale_instance))

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "base/check.h"
 #include "base/os.h"
 #include "shm/segment.h"
 
@@ -28,16 +29,21 @@ static int unopened(int error, struct bf_claim *claim)
     return error == -ENOENT || error == -ELOOP || error == -EACCES ? 0 : error;
 }
 
-/* Is it locked? Then also what another user's client says in it. 1, 0, or -errno. */
+/* Is it locked, and what does its owner say in it? 0 or -errno. */
 static int ask(int fd, struct bf_claim *claim)
 {
     int held = bf_os_locked(fd);
-    if (held != 1 || claim->uid == bf_os_uid())
+    if (held < 0)
         return held;
+    claim->kind = held == 1 ? CLAIM_HELD : CLAIM_FREE;
+    if (held == 1 && claim->uid == bf_os_uid())
+        return 0; /* its hello is in the segment */
     int rc = bf_os_read_at(fd, &claim->word, sizeof claim->word, 0);
     if (rc >= 0 && rc < (int)sizeof claim->word)
         claim->word = (struct belfry_abi_claim){0};
-    return rc < 0 ? rc : 1;
+    if (held == 0 && claim->word.version == BELFRY_CLAIM_WITHDRAWN)
+        claim->kind = CLAIM_WITHDRAWN;
+    return bf_min(rc, 0);
 }
 
 int bf_claim_look(int lock_dir, uint32_t slot, unsigned how, struct bf_claim *claim)
@@ -68,10 +74,7 @@ int bf_claim_look(int lock_dir, uint32_t slot, unsigned how, struct bf_claim *cl
     if (rc == 0)
         rc = ask(fd, claim);
     bf_os_close(fd);
-    if (rc < 0)
-        return rc;
-    claim->kind = rc == 1 ? CLAIM_HELD : CLAIM_FREE;
-    return 0;
+    return rc;
 }
 
 bool bf_claim_is_there(int lock_dir, uint32_t slot, const struct bf_claim *claim)
@@ -97,20 +100,20 @@ bool bf_claim_drop(int lock_dir, uint32_t slot)
 {
     char name[SEGMENT_NAME_BYTES];
     bf_lock_name(name, slot);
-    int rc = bf_os_unlink(lock_dir, name);
-    return rc == -EISDIR ? bf_claim_remove_junk(lock_dir, name) : rc == 0 || rc == -ENOENT;
+    int rc = bf_claim_remove_junk(lock_dir, name);
+    return rc == 0 || rc == -ENOENT;
 }
 
-bool bf_claim_remove_junk(int lock_dir, const char *name)
+int bf_claim_remove_junk(int lock_dir, const char *name)
 {
     char hidden[SEGMENT_NAME_BYTES];
     int rc = bf_os_unlink(lock_dir, name);
-    if (rc != -EISDIR)
-        return rc == 0;
-    if (bf_os_remove_dir(lock_dir, name) == 0)
-        return true;
+    if (rc == -EISDIR)
+        rc = bf_os_remove_dir(lock_dir, name);
+    if (rc != -ENOTEMPTY)
+        return rc;
     do /* a name that nobody can have taken before us */
         snprintf(hidden, sizeof hidden, ".junk-%016" PRIx64, bf_os_random());
     while ((rc = bf_os_rename(lock_dir, name, hidden)) == -ENOTEMPTY || rc == -EEXIST || rc == -ENOTDIR);
-    return rc == 0;
+    return rc;
 }

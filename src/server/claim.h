@@ -15,10 +15,11 @@
 #include <belfry/abi.h>
 
 enum claim_kind {
-    CLAIM_NONE, /* no file of that name */
-    CLAIM_JUNK, /* a file that is no lock: directory, symlink, device, hard link, of a user who may not */
-    CLAIM_FREE, /* a lock file that nobody has locked, or not yet shared with us */
-    CLAIM_HELD, /* a lock file that somebody has locked */
+    CLAIM_NONE,      /* no file of that name */
+    CLAIM_JUNK,      /* a file that is no lock: directory, symlink, device, hard link, of a user who may not */
+    CLAIM_FREE,      /* a lock file that nobody has locked, or not yet shared with us */
+    CLAIM_HELD,      /* a lock file that somebody has locked */
+    CLAIM_WITHDRAWN, /* the same as CLAIM_FREE, and its owner says that it does not want the slot after all */
 };
 
 struct bf_claim {
@@ -27,7 +28,7 @@ struct bf_claim {
     uint64_t inode;
     uint32_t uid;
     uint32_t gid;
-    struct belfry_abi_claim word; /* of another user's that is held: what its owner wrote into it, else zeros */
+    struct belfry_abi_claim word; /* what its owner wrote into it, else zeros */
 };
 
 /* How to look. */
@@ -45,10 +46,11 @@ bool bf_claim_is_there(int lock_dir, uint32_t slot, const struct bf_claim *claim
 /* Make the file ourselves, so that no client can take the slot. 0; -EEXIST: somebody has it; -errno. */
 int bf_claim_take(int lock_dir, uint32_t slot);
 
-/* Remove the lock file, whoever made it. False: it is still there. */
+/* Remove whatever lies at the slot's name. False: it is still there. */
 bool bf_claim_drop(int lock_dir, uint32_t slot);
 
-/* Get rid of a name that is no slot's lock: remove it, or move it aside under a name with a dot. False: it was gone. */
-bool bf_claim_remove_junk(int lock_dir, const char *name);
+/* Get rid of a name: remove it, or move a directory that is not empty aside, under a name with a dot. 0; -ENOENT: it was gone;
+   -errno. */
+int bf_claim_remove_junk(int lock_dir, const char *name);
 
 #endif

@@ -47,7 +47,7 @@ static bool afford(struct bf_shard *shard, int64_t cost_ns)
 
 static void remove_junk(struct bf_shard *shard, const char *name)
 {
-    if (bf_claim_remove_junk(shard->lock_dir, name)) /* else it is the event of its removal */
+    if (bf_claim_remove_junk(shard->lock_dir, name) == 0) /* else it is the event of its removal */
         counter_add(&shard->counters->junk_names, 1);
 }
 
@@ -222,13 +222,14 @@ int64_t bf_listener_tick(struct bf_shard *shard, int64_t now_ns)
 /* --- a claim begins ---------------------------------------------------------------------------------------------- */
 
 /*
- * Another user's client may let go of the name when it likes, and one of our own user's take it that has seen the slot free. So
- * first everybody is told that the slot is asked for, then we look whether the name is still his. Whoever takes it later than that
- * finds the slot asked for, and goes on (partner: client/claim.c, try_slot).
+ * Another user may let go of a free slot's name when he likes, and a client take it that has seen the slot free. So first
+ * everybody is told that it is not (`state`), then we look whether the name is still his. Whoever takes it later than that finds
+ * the slot taken, and goes on (partner: client/claim.c, try_slot).
  */
-static bool claim_stands(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
+static bool claim_stands(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim,
+                         enum belfry_abi_state state)
 {
-    bf_slot_publish(slot, BELFRY_SLOT_ASKED);
+    bf_slot_publish(slot, state);
     full_fence();
     if (bf_claim_is_there(shard->lock_dir, slot->number, claim))
         return true;
@@ -238,19 +239,35 @@ static bool claim_stands(struct bf_shard *shard, struct bf_slot *slot, const str
     return false;
 }
 
+/* Has the time for a refusal been found? If not, it is looked for again later. */
+static bool refusal_is_paid(struct bf_shard *shard, struct bf_slot *slot)
+{
+    bool paid = slot->refusal == REFUSAL_PAID || afford(shard, REFUSAL_NS);
+    slot->refusal = paid ? REFUSAL_NONE : REFUSAL_DUE;
+    if (!paid)
+        bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
+    return paid;
+}
+
+/* What lies at a free slot's name is no claim, or one that its owner has given up: it goes. */
+static void clear_name(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
+{
+    if (!refusal_is_paid(shard, slot) || !claim_stands(shard, slot, claim, BELFRY_SLOT_CLOSED))
+        return;
+    if (claim->kind == CLAIM_JUNK)
+        counter_add(&shard->counters->junk_names, 1);
+    bf_slot_pool_clear(&shard->pool, slot);
+}
+
 static void claim_begin(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
 {
     int64_t now = bf_os_now_ns();
     enum belfry_end no = shard->draining ? BELFRY_END_DRAINING : bf_quota_enter(&shard->server->quota, claim->uid, now);
-    bool paid = slot->refusal == REFUSAL_PAID;
-    slot->refusal = REFUSAL_NONE;
-    if (no == BELFRY_END_QUOTA && !paid && !afford(shard, REFUSAL_NS)) {
-        slot->refusal = REFUSAL_DUE;
-        bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
+    if (no == BELFRY_END_QUOTA && !refusal_is_paid(shard, slot))
         return;
-    }
+    slot->refusal = REFUSAL_NONE;
     bool foreign = claim->uid != shard->server->quota.own_uid;
-    if (foreign && !claim_stands(shard, slot, claim)) {
+    if (foreign && !claim_stands(shard, slot, claim, BELFRY_SLOT_ASKED)) {
         if (no == BELFRY_END_NONE)
             bf_quota_leave(&shard->server->quota, claim->uid);
         return;
@@ -357,15 +374,17 @@ static void note_vain(struct bf_slot *slot)
 
 static void look_at_open(struct bf_shard *shard, struct bf_slot *slot, const struct bf_claim *claim)
 {
-    if (claim->kind == CLAIM_FREE) {
+    if (claim->kind != CLAIM_HELD) {
         conn_dies(shard, slot);
         return;
     }
     if (!slot->hinted)
         return;
-    /* The kernel says "closed" before it drops the lock; a forked child may hold it for long. */
+    /* The kernel says "closed" before it drops the lock; a forked child may hold it for long, and its end is another event. */
+    slot->hinted = slot->looks <= LOOK_DOUBLINGS;
     note_vain(slot);
-    look_later(shard, slot);
+    if (slot->hinted)
+        look_later(shard, slot);
 }
 
 /* `spoke`: hello was there before we asked the kernel about the lock. */
@@ -399,7 +418,8 @@ static void look_at_claimed(struct bf_shard *shard, struct bf_slot *slot, const 
             look_at_open(shard, slot, claim); /* it may have come, spoken and gone before we looked */
         return;
     }
-    if (held ? age_ns >= HELLO_GRACES * grace_ns : was_locked || age_ns >= grace_ns) {
+    bool over = was_locked || claim->kind == CLAIM_WITHDRAWN;
+    if (held ? age_ns >= HELLO_GRACES * grace_ns : over || age_ns >= grace_ns) {
         bf_listener_refuse(shard, slot, BELFRY_END_UNFINISHED, 0);
         return;
     }
@@ -419,24 +439,17 @@ void bf_listener_look(struct bf_shard *shard, struct bf_slot *slot)
         look_later(shard, slot);
         return;
     }
-    bool theirs = claim.kind == CLAIM_FREE || claim.kind == CLAIM_HELD;
+    bool theirs = claim.kind != CLAIM_NONE && claim.kind != CLAIM_JUNK;
     switch (slot->phase) {
     case SLOT_COLD:
     case SLOT_WARM:
-        if (claim.kind == CLAIM_JUNK && !afford(shard, JUNK_NS)) {
-            bf_listener_look_after(shard, slot, REFUSAL_PAUSE_NS);
-            return;
-        }
-        if (claim.kind == CLAIM_JUNK) {
-            counter_add(&shard->counters->junk_names, 1);
-            bf_claim_drop(shard->lock_dir, slot->number);
-        }
         slot->hinted &= theirs;
-        if (!theirs) {
+        if (claim.kind == CLAIM_NONE)
             slot->refusal = REFUSAL_NONE;
-            return;
-        }
-        claim_begin(shard, slot, &claim);
+        else if (claim.kind == CLAIM_JUNK || claim.kind == CLAIM_WITHDRAWN)
+            clear_name(shard, slot, &claim);
+        else
+            claim_begin(shard, slot, &claim);
         if (slot->phase == SLOT_CLAIMED)
             look_at_claimed(shard, slot, &claim, spoke);
         return;

@@ -26,7 +26,6 @@
 
 #define PREFETCH_AHEAD 6 /* conns; decisions/0009 */
 #define EVENTS_PER_TURN 1024
-#define BUSY_TURNS 256 /* between two looks at the clock */
 #define MUTE_NS 10000000ll
 #define POLLS_PER_MARK 8 /* a turn that finds nothing is short, and comes again and again */
 #define LETTERS_PER_TURN 64
@@ -312,7 +311,7 @@ static bool house_keep(struct bf_shard *s)
             bf_listener_look(s, made);
         worked = true;
     }
-    if (++s->turns_since_clock >= BUSY_TURNS) {
+    if (++s->turns_since_clock >= BF_TICK_TURNS) {
         s->turns_since_clock = 0;
         bf_shard_tick(s);
     }

@@ -20,6 +20,8 @@
 #include "server/timer.h"
 #include "shm/ring.h"
 
+#define BF_TICK_TURNS 256u /* of a shard that never sleeps, between two looks at the clock */
+
 struct bf_shard {
     /* What other threads may touch. It is there as long as the server is, whether or not the thread runs. */
     struct bf_mailbox mailbox;

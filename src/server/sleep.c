@@ -17,7 +17,6 @@
 #include "server/thrift.h"
 
 #define QUIET_SLEEPS_MAX 4 /* a hot slot without a message for this many sleeps is parked */
-#define TICK_TURNS 256u    /* a busy shard's, between two ticks */
 #define BUSY_HOT_MAX 8     /* with more hot slots than this, a busy shard parks quiet ones too */
 
 /* --- parking quiet slots ------------------------------------------------------------------------------------------ */
@@ -102,7 +101,7 @@ static void sweep(struct bf_shard *s, int64_t now_ns)
 void bf_shard_tick(struct bf_shard *s)
 {
     int64_t now = bf_os_now_ns();
-    bf_thrift_look(s, TICK_TURNS);
+    bf_thrift_look(s, BF_TICK_TURNS);
     if (s->later.first != NULL)
         bf_listener_tick(s, now);
     if (now - s->swept_ns >= SWEEP_NS_MAX && s->conn_count > 0) /* a shard that is never idle sweeps, too */

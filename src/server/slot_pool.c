@@ -248,14 +248,26 @@ static int maker_rename(struct bf_slot_pool *pool, struct bf_slot_maker *m)
     return rc;
 }
 
-/* The slot is free once its lock file is gone. No event tells that it could not be removed: then all names are looked at,
-   and it counts as a claim that is never finished. */
+/* No event tells that it could not be removed: then all names are looked at, and it counts as a claim that is never
+   finished. */
 static void drop_name(struct bf_slot_pool *pool, const struct bf_slot *slot)
 {
     pool->name_left |= !bf_claim_drop(pool->lock_dir, slot->number);
 }
 
-/* Both files are ready: names, state, lock file last, then whoever waits for it. Returns the slot if it was demanded. */
+/*
+ * The slot is free, and of another generation than when it was last. Whatever lies at its name goes BEFORE anybody can read
+ * that: its owner may have removed it, and then it is whose client came next. Who has made his file by now has read an older
+ * word, and gives up when he reads it again; who makes his later has nothing to fear from us.
+ */
+static void offer(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_abi_state state)
+{
+    drop_name(pool, slot);
+    bf_slot_publish(slot, state);
+    wake_state(pool, slot);
+}
+
+/* Both files are ready, and have their names. Returns the slot if it was demanded. */
 static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
 {
     struct bf_slot_maker *m = &pool->maker;
@@ -263,27 +275,33 @@ static struct bf_slot *maker_publish(struct bf_slot_pool *pool)
     slot->send = (const struct belfry_abi_send *)(const void *)slot_address(pool, slot, SEGMENT_SEND);
     slot->recv = (struct belfry_abi_recv *)(void *)slot_address(pool, slot, SEGMENT_RECV);
     store_relaxed(&slot->lobby->parked, BELFRY_PARKED_DATA); /* so that hello rings; before the state that offers it */
-    if (m->purpose != MAKE_DEMANDED || !slot->foreign)       /* another user's stays ASKED */
-        bf_slot_publish(slot, BELFRY_SLOT_WARM);
     counter_add(&pool->counters->slots_made, 1);
     m->slot = NULL;
     if (m->purpose == MAKE_DEMANDED) {
         counter_add(&pool->counters->slots_made_on_demand, 1);
         slot->phase = SLOT_CLAIMED;
-        wake_state(pool, slot); /* another user's client waits on, for SHARED */
+        if (!slot->foreign) { /* else it stays ASKED, and waits for SHARED */
+            bf_slot_publish(slot, BELFRY_SLOT_WARM);
+            wake_state(pool, slot);
+        }
         return slot;
     }
     slot->phase = SLOT_WARM;
     slot->hinted = false; /* whatever was heard was about our own lock file, or an earlier tenant's */
     count_warm(pool, 1);
-    if (m->purpose != MAKE_FIRST) {
+    if (m->purpose == MAKE_RECYCLED) {
+        offer(pool, slot, BELFRY_SLOT_WARM);
+        return NULL;
+    }
+    bf_slot_publish(slot, BELFRY_SLOT_WARM);
+    if (m->purpose == MAKE_WARM) { /* the name is our own file's */
         drop_name(pool, slot);
         wake_state(pool, slot);
     }
     return NULL;
 }
 
-/* A cold slot whose lock file may be there: new generation, no files, and free again. */
+/* A slot whose state is not a free one, or whose name is our own file's: no segments, and free again. */
 static void make_cold(struct bf_slot_pool *pool, struct bf_slot *slot, bool next_generation)
 {
     if (slot->phase != SLOT_COLD)
@@ -292,9 +310,7 @@ static void make_cold(struct bf_slot_pool *pool, struct bf_slot *slot, bool next
     slot->hinted = false;
     if (next_generation)
         slot->generation = (slot->generation + 1) & BELFRY_GENERATION_MASK;
-    bf_slot_publish(slot, BELFRY_SLOT_COLD);
-    drop_name(pool, slot);
-    wake_state(pool, slot);
+    offer(pool, slot, BELFRY_SLOT_COLD);
 }
 
 /* The maker could not: leave no trace, and say so once per pause. */
@@ -389,7 +405,6 @@ static void recycle(struct bf_slot_pool *pool, struct bf_slot *slot)
 {
     bf_reactor_submit(pool->reactor); /* a wake that is submitted after the unmapping would reach nobody */
     unmap_segments(pool, slot);
-    bf_claim_take(pool->lock_dir, slot->number); /* if its owner has removed the name */
     if (pool->warm < pool->warm_target && !pool->closing) {
         slot->generation = (slot->generation + 1) & BELFRY_GENERATION_MASK;
         maker_start(pool, slot, MAKE_RECYCLED);
@@ -527,6 +542,7 @@ void bf_slot_pool_give_up(struct bf_slot_pool *pool, struct bf_slot *slot, enum 
     vacate(pool, slot);
     counter_add(&pool->counters->refusals[reason], 1);
     store_relaxed(&slot->lobby->reason, (uint32_t)reason);
+    bf_slot_publish(slot, BELFRY_SLOT_CLOSED);
     make_cold(pool, slot, true);
 }
 
@@ -543,22 +559,38 @@ static int next_generation(struct bf_slot_pool *pool, struct bf_slot *slot)
     return rc;
 }
 
+/* Nobody has been let at its segments: they serve the next one. */
+static void offer_again(struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    slot->hinted = false;
+    if (next_generation(pool, slot) == 0 && pool->warm < pool->warm_target && load_relaxed(&slot->faulted) == 0) {
+        slot->phase = SLOT_WARM;
+        count_warm(pool, 1);
+        offer(pool, slot, BELFRY_SLOT_WARM);
+        return;
+    }
+    unlink_segments(pool, slot, "");
+    unmap_segments(pool, slot);
+    make_cold(pool, slot, false);
+}
+
 void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason)
 {
     INVARIANT(slot->phase == SLOT_CLAIMED && slot->foreign && !slot->wait_armed);
     vacate(pool, slot);
     counter_add(&pool->counters->refusals[reason], 1);
     store_relaxed(&slot->lobby->reason, (uint32_t)reason);
-    slot->hinted = false;
-    if (next_generation(pool, slot) == 0 && pool->warm < pool->warm_target && load_relaxed(&slot->faulted) == 0) {
-        slot->phase = SLOT_WARM;
-        count_warm(pool, 1);
-        bf_slot_publish(slot, BELFRY_SLOT_WARM);
-        drop_name(pool, slot);
-        wake_state(pool, slot);
+    offer_again(pool, slot);
+}
+
+void bf_slot_pool_clear(struct bf_slot_pool *pool, struct bf_slot *slot)
+{
+    INVARIANT(slot->phase == SLOT_COLD || slot->phase == SLOT_WARM);
+    if (slot->phase == SLOT_COLD) {
+        make_cold(pool, slot, true);
         return;
     }
-    unlink_segments(pool, slot, "");
-    unmap_segments(pool, slot);
-    make_cold(pool, slot, false);
+    count_warm(pool, -1);
+    slot->phase = SLOT_ENDING;
+    offer_again(pool, slot);
 }

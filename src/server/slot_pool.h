@@ -6,8 +6,8 @@
  * client may still have the old ones mapped. Making a slot takes 100 us and more, so it is done in bites of some 20 us:
  * the shard calls bf_slot_pool_bite() once per turn and serves its conns in between.
  *
- * The names of a slot's files change only while its lock file exists: whoever warms or recycles a slot without a client
- * holds the name himself.
+ * The names of a slot's files change only while no client can take it: its state is not a free one, or the pool, which
+ * warms it, has made its lock file itself.
  *
  * One thread: the shard's. The pool knows nothing of conns.
  */
@@ -113,6 +113,10 @@ void bf_slot_pool_recycle(struct bf_slot_pool *pool, struct bf_slot *slot);
 /* The claim of another user's client, who has not been let at the segments, is refused because of `reason`: they serve
    the next one. */
 void bf_slot_pool_give_back(struct bf_slot_pool *pool, struct bf_slot *slot, enum belfry_end reason);
+
+/* Nobody has this free slot, but something lies at its name. The caller has published that it is closed, and then seen that
+   the thing is still there. */
+void bf_slot_pool_clear(struct bf_slot_pool *pool, struct bf_slot *slot);
 
 /* Nobody has this warm slot, and its segments are no good: new ones, unless a client is just coming. */
 void bf_slot_pool_remake(struct bf_slot_pool *pool, struct bf_slot *slot);

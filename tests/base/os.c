@@ -493,3 +493,25 @@ Test(os, polls_an_event_as_readable_until_it_is_cleared)
     expect_eq(poll(&at, 1, 0), 1);
     bf_os_close(fd);
 }
+
+static bool forbidden;
+
+ssize_t __real_getrandom(void *data, size_t bytes, unsigned how);
+ssize_t __wrap_getrandom(void *data, size_t bytes, unsigned how);
+
+ssize_t __wrap_getrandom(void *data, size_t bytes, unsigned how)
+{
+    if (!forbidden)
+        return __real_getrandom(data, bytes, how);
+    errno = EPERM;
+    return -1;
+}
+
+/* A number that nobody has yet is enough. */
+Test(os, finds_another_random_number_where_the_kernel_may_not_be_asked)
+{
+    for (int i = 0; i < 2; i++, forbidden = true) {
+        uint64_t number = bf_os_random();
+        expect(number != bf_os_random() && number != 0);
+    }
+}

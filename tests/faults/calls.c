@@ -47,6 +47,7 @@
 
 /* Those with a variable number of arguments get as many as are ever given. */
 WRAP(int, -1, open64, (const char *path, int how, unsigned mode), (path, how, mode), EMFILE, EACCES)
+WRAP(ssize_t, -1, getrandom, (void *data, size_t bytes, unsigned how), (data, bytes, how), ENOSYS, EPERM, EINTR)
 WRAP(ssize_t, -1, read, (int fd, void *data, size_t bytes), (fd, data, bytes), EIO)
 WRAP(ssize_t, -1, pread64, (int fd, void *data, size_t bytes, int64_t at), (fd, data, bytes, at), EIO, EINTR)
 WRAP(ssize_t, -1, pwrite64, (int fd, const void *data, size_t bytes, int64_t at), (fd, data, bytes, at), ENOSPC, ENOMEM,

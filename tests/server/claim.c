@@ -154,6 +154,6 @@ Test(server_claim, drops_whatever_has_the_name)
 Test(server_claim, removes_junk_and_says_whether_it_was_there)
 {
     close(bf_os_open(dir, "anything", BF_OS_WRITE | BF_OS_CREATE_NEW, 0600));
-    expect(bf_claim_remove_junk(dir, "anything"));
-    expect(!bf_claim_remove_junk(dir, "anything"));
+    expect_eq(bf_claim_remove_junk(dir, "anything"), 0);
+    expect_eq(bf_claim_remove_junk(dir, "anything"), -ENOENT);
 }

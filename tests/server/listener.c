@@ -2,15 +2,15 @@
 /*
  * Tests of server/listener.c: who comes, who goes, and what only looks like it.
  *
- * A raw client does the steps of a claim one by one, in whatever order a test wants. The question to the kernel whether
- * a lock is held goes through __wrap_bf_os_locked, so that a test can let something happen between two of the server's
- * looks.
+ * A raw client does the steps of a claim one by one, in whatever order a test wants. What the shard asks of a lock or a name,
+ * and the removal of a name, go through functions of ours, so that a test can let something happen just before, or between two.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -56,6 +56,37 @@ int __wrap_bf_os_locked(int fd)
         return 1;
     }
     return rc;
+}
+
+int __real_bf_os_unlink(int dir, const char *name);
+int __wrap_bf_os_unlink(int dir, const char *name);
+int __real_bf_os_stat_at(int dir, const char *name, struct bf_os_file *file);
+int __wrap_bf_os_stat_at(int dir, const char *name, struct bf_os_file *file);
+
+static void (*before_unlink)(void); /* of slot 0's lock file, on the shard's thread; each once */
+static void (*before_stat)(void);
+static uint32_t stats_until; /* that one comes */
+
+static void run_once(void (**hook)(void), const char *name)
+{
+    if (bf_shard_self() == NULL || strcmp(name, "slot_0.lock") != 0)
+        return;
+    void (*run)(void) = __atomic_exchange_n(hook, NULL, __ATOMIC_ACQ_REL);
+    if (run != NULL)
+        run();
+}
+
+int __wrap_bf_os_unlink(int dir, const char *name)
+{
+    run_once(&before_unlink, name);
+    return __real_bf_os_unlink(dir, name);
+}
+
+int __wrap_bf_os_stat_at(int dir, const char *name, struct bf_os_file *file)
+{
+    if (load_acquire(&before_stat) != NULL && strcmp(name, "slot_0.lock") == 0 && stats_until-- == 0)
+        run_once(&before_stat, name);
+    return __real_bf_os_stat_at(dir, name, file);
 }
 
 /* --- the server -------------------------------------------------------------------------------------------------------- */
@@ -594,6 +625,160 @@ Test(listener, stops_while_a_slot_is_being_made)
     int64_t start = fixture_now_ms();
     expect_rc(belfry_server_wait(server.server), 0);
     expect(fixture_now_ms() - start < 4000);
+    server_fixture_stop(&server);
+}
+
+/* --- names that change hands -------------------------------------------------------------------------------------------- */
+
+static int32_t found; /* the slot's state when its name was removed; -1: it has not been */
+
+/* Whoever made the name removes it, and a client comes that knows how to read. */
+static void somebody_else_comes(void)
+{
+    uint32_t word = load_acquire(&lobby_slot(&raw.lobby, 0)->state);
+    enum belfry_abi_state state = BELFRY_SLOT_STATE_OF(word);
+    unlink(raw.lock);
+    store_release(&found, (int32_t)state);
+    if (state != BELFRY_SLOT_WARM && state != BELFRY_SLOT_COLD)
+        return;
+    raw.generation = BELFRY_SLOT_GENERATION(word);
+    raw_create(&raw);
+    raw_lock(&raw);
+}
+
+static void start_with_one_slot(uint32_t warm)
+{
+    prepare();
+    server.options.max_slots = 1;
+    server.options.warm_pool = warm;
+    server.options.claim_grace_ms = 20;
+    server.options.access = BELFRY_ACCESS_EVERYONE;
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    store_release(&found, -1);
+    store_release(&before_unlink, somebody_else_comes);
+}
+
+static bool slot_is(enum belfry_abi_state state)
+{
+    return BELFRY_SLOT_STATE_OF(load_acquire(&lobby_slot(&raw.lobby, 0)->state)) == state;
+}
+
+/* The slot was not to be had when its name was removed, and is now. */
+static void expect_that_nobody_was_robbed(uint32_t warm)
+{
+    expect(eventually(load_acquire(&found) >= 0));
+    expect(load_acquire(&found) != BELFRY_SLOT_WARM && load_acquire(&found) != BELFRY_SLOT_COLD);
+    expect(eventually(slot_is(warm > 0 ? BELFRY_SLOT_WARM : BELFRY_SLOT_COLD)));
+    belfry_client *c = server_fixture_connect();
+    expect_echo(c);
+    belfry_close(c);
+    server_fixture_stop(&server);
+}
+
+static void refuse_another_users_claim(uint32_t warm)
+{
+    if (geteuid() != 0)
+        cr_skip_test("only root can make another user's files");
+    start_with_one_slot(warm);
+    char path[2 * FIXTURE_PATH_BYTES];
+    server_fixture_path(&server, path, "shard-0");
+    int dir = bf_os_open_dir(BF_OS_CWD, path);
+    setfsuid(61002); /* of this thread alone */
+    int fd = bf_os_open(dir, "slot_0.lock", BF_OS_WRITE | BF_OS_CREATE_NEW, 0600);
+    setfsuid(geteuid());
+    bf_os_close(dir);
+    expect(fd >= 0);
+    bf_os_close(fd);
+    expect_that_nobody_was_robbed(warm);
+}
+
+Test(listener, removes_the_name_of_another_users_refused_claim_before_it_offers_the_warm_slot)
+{
+    refuse_another_users_claim(1);
+}
+
+Test(listener, removes_the_name_of_another_users_refused_claim_before_it_offers_the_cold_slot)
+{
+    refuse_another_users_claim(0);
+}
+
+Test(listener, removes_the_name_of_a_tenant_before_it_offers_the_slot)
+{
+    start_with_one_slot(1);
+    raw_attach(&raw, 0);
+    raw_close(&raw);
+    expect_that_nobody_was_robbed(1);
+}
+
+static void junk_at_a_slots_name(uint32_t warm)
+{
+    start_with_one_slot(warm);
+    expect_eq(symlink("/nowhere", raw.lock), 0);
+    expect_that_nobody_was_robbed(warm);
+}
+
+Test(listener, removes_junk_at_a_warm_slots_name_while_nobody_can_take_it)
+{
+    junk_at_a_slots_name(1);
+}
+
+Test(listener, removes_junk_at_a_cold_slots_name_while_nobody_can_take_it)
+{
+    junk_at_a_slots_name(0);
+}
+
+static void junk_goes_and_a_client_comes(void)
+{
+    expect_eq(unlink(raw.lock), 0);
+    raw_create(&raw);
+    raw_lock(&raw);
+}
+
+/* Between the look that has found junk and the one that follows when the slot cannot be taken any more. */
+Test(listener, serves_a_client_that_came_in_place_of_junk)
+{
+    prepare();
+    server.options.max_slots = server.options.warm_pool = 1;
+    server_fixture_start(&server);
+    raw_open(&raw, 0);
+    raw_map(&raw);
+    stats_until = 1;
+    store_release(&before_stat, junk_goes_and_a_client_comes);
+    expect_eq(symlink("/nowhere", raw.lock), 0);
+    expect(eventually(load_acquire(&raw.fd) >= 0));
+    raw_hello(&raw);
+    raw_ring(&raw);
+    expect(eventually(load_acquire(&raw.recv->accepted) == 1));
+    expect(lock_is_there(&raw));
+    raw_close(&raw);
+    expect(eventually(load_acquire(&disconnected) == 1));
+    server_fixture_stop(&server);
+}
+
+/* One that does not want the slot after all says so, and nobody waits for the end of its grace. */
+Test(listener, frees_the_slot_of_a_claim_that_was_withdrawn)
+{
+    const struct belfry_abi_claim word = {.version = BELFRY_CLAIM_WITHDRAWN};
+    prepare();
+    server.options.max_slots = server.options.warm_pool = 1;
+    server.options.claim_grace_ms = 100000;
+    server_fixture_start(&server);
+    for (int before = 1; before >= 0;
+         before--) { /* when the server looks for the first time; or at a claim that it knows */
+        raw_open(&raw, 0);
+        raw_create(&raw);
+        if (before)
+            expect_rc(bf_os_write_at(raw.fd, &word, sizeof word, 0), 0);
+        else
+            expect(eventually(load_acquire(&lobby_shard(&raw.lobby, 0)->active) == 1));
+        expect_rc(bf_os_write_at(raw.fd, &word, sizeof word, 0), 0);
+        raw_close(&raw);
+        expect(eventually(!lock_is_there(&raw) && slot_is(BELFRY_SLOT_WARM)));
+    }
+    belfry_client *c = server_fixture_connect();
+    expect_echo(c);
+    belfry_close(c);
     server_fixture_stop(&server);
 }
 
