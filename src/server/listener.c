@@ -531,8 +531,8 @@ void bf_listener_end(struct bf_shard *shard, struct bf_slot *slot, enum belfry_e
     bf_conn_free(slot->conn);
     slot->conn = NULL;
     shard->conn_count--;
+    counter_add(&shard->counters->ends[why], 1); /* first: whoever sees that nobody is left sees how they ended */
     counter_add(&shard->counters->connections_active, -1);
-    counter_add(&shard->counters->ends[why], 1);
     tell_end(shard, slot, why, 0);
 }
 
