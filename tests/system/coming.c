@@ -186,10 +186,12 @@ Test(coming, a_reply_wakes_a_poller_whose_leader_is_not_yet_accepted)
         cr_assert_eq(belfry_poller_create(&poller), 0);
         cr_assert_eq(belfry_poller_add(poller, late, NULL), 0);
         cr_assert_eq(belfry_poller_add(poller, early, NULL), 0);
-        int64_t deadline = belfry_in_ms(900);
-        cr_assert_eq(belfry_poller_wait(poller, &event, 1, deadline), 1);
-        cr_assert_lt(belfry_now_ns(), deadline, "nobody woke the poller: it found the reply at its deadline");
+        house_sleep_long(late);
+        house_sleep_long(early);
+        cr_assert_eq(belfry_poller_wait(poller, &event, 1, SECONDS(20)), 1);
         cr_assert_eq(event.client, early);
+        cr_assert_eq(belfry_client_rescued_wakes(late) + belfry_client_rescued_wakes(early), 0,
+                     "nobody woke the poller: it found the reply by itself");
         belfry_poller_destroy(poller);
         belfry_close(late);
         for (int i = 0; i < FILLERS; i++)
@@ -403,7 +405,7 @@ Test(coming, a_full_service_refuses_with_a_reason_and_takes_the_next_when_one_le
     cr_assert_not_null(strstr(belfry_last_error(), "max_slots"), "the sentence names the remedy: %s",
                        belfry_last_error());
     belfry_close(c[2]);
-    cr_assert_eq(house_connect_rc(&house, &fifth), 0, "%s", belfry_last_error());
+    cr_assert_eq(house_connect_when_free(&house, &fifth), 0, "%s", belfry_last_error());
     cr_assert_eq(house_echo(fifth, 5, 64), 0);
     for (int i = 0; i < 4; i++)
         if (i != 2)

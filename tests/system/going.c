@@ -53,11 +53,13 @@ Test(going, fifty_killed_clients_leave_and_the_survivors_stay)
         int status;
         cr_assert(waitpid(pids[i], &status, 0) == pids[i] && WIFSIGNALED(status));
     }
-    cr_assert(house_wait(&house, house_active_is, ALL - KILLED, 2), "two seconds later the dead are gone");
-    cr_assert(house_wait(&house, house_locks_are, ALL - KILLED, 2), "the lock files are the survivors'");
+    /* How soon depends on what processor the fifty leave that call without a pause. */
+    cr_assert(house_wait(&house, house_active_is, ALL - KILLED, 60), "the dead are not gone");
+    cr_assert(house_wait(&house, house_locks_are, ALL - KILLED, 60), "the lock files are not the survivors'");
     for (int i = KILLED; i < ALL; i++)
         cr_assert(has_lock(&house, slots[i] - 1), "slot %u lost its lock", slots[i] - 1);
     cr_assert_eq(house_stats(&house).total.ends[BELFRY_END_DIED], KILLED);
+    cr_assert_eq(house_stats(&house).total.rescans, 0, "each was told of when it died");
     cr_assert_eq(house_stop(&house), 0);
     for (int i = KILLED; i < ALL; i++)
         cr_assert_eq(house_reap(pids[i], 10), 2, "the others were served until the server stopped");
@@ -124,10 +126,12 @@ Test(going, a_poller_is_told_at_once_of_the_end_of_a_client_that_does_not_lead)
     cr_assert_eq(belfry_poller_add(poller, member, NULL), 0);
     cr_assert_eq(belfry_send(member, WORD_NAP, 3, NULL), 0);
     cr_assert_eq(belfry_send(member, WORD_KICK, 4, NULL), 0);
-    int64_t deadline = belfry_in_ms(900);
-    cr_assert_eq(belfry_poller_wait(poller, &event, 1, deadline), 1);
-    cr_assert_lt(belfry_now_ns(), deadline, "nobody woke the poller: it found the end at its deadline");
+    house_sleep_long(leader);
+    house_sleep_long(member);
+    cr_assert_eq(belfry_poller_wait(poller, &event, 1, SECONDS(20)), 1);
     cr_assert_eq(event.client, member);
+    cr_assert_eq(belfry_client_rescued_wakes(leader) + belfry_client_rescued_wakes(member), 0,
+                 "nobody woke the poller: it found the end by itself");
     cr_assert_eq(belfry_receive(member, &m, 0), 0);
     belfry_release(member, &m);
     cr_assert_eq(belfry_receive(member, &m, SECONDS(5)), 0);
@@ -211,16 +215,17 @@ Test(going, a_member_of_a_poller_may_call_and_wait_on_its_own)
     cr_assert_eq(belfry_poller_create(&poller), 0);
     cr_assert_eq(belfry_poller_add(poller, leader, NULL), 0);
     cr_assert_eq(belfry_poller_add(poller, member, NULL), 0);
-    int64_t deadline = belfry_in_ms(900);
+    house_sleep_long(member);
     cr_assert_eq(belfry_call(member, WORD_NAP, 3, &m, SECONDS(20)), 0);
-    cr_assert_lt(belfry_now_ns(), deadline, "its own timeout found the reply");
+    cr_assert_eq(belfry_client_rescued_wakes(member), 0, "its own timeout found the reply");
     belfry_release(member, &m);
     cr_assert_eq(belfry_send(member, WORD_NAP, 3, NULL), 0);
-    deadline = belfry_in_ms(900);
+    house_sleep_long(leader);
+    house_sleep_long(member);
     cr_assert_eq(belfry_poller_wait(poller, &event, 1, SECONDS(20)), 1);
-    cr_assert_lt(belfry_now_ns(), deadline, "the poller's timeout found the reply");
     cr_assert_eq(event.client, member);
-    cr_assert_eq(belfry_client_rescued_wakes(leader) + belfry_client_rescued_wakes(member), 0);
+    cr_assert_eq(belfry_client_rescued_wakes(leader) + belfry_client_rescued_wakes(member), 0,
+                 "the poller's timeout found the reply");
     belfry_close(member);
     belfry_close(leader);
     belfry_poller_destroy(poller);
@@ -240,10 +245,7 @@ Test(going, a_lock_file_that_the_server_cannot_open_costs_no_slot)
         cr_assert_eq(fchown(fd, 12345, 12345), 0);
     close(fd); /* an event that comes after the change */
     belfry_client *c;
-    int rc;
-    for (int64_t deadline = SECONDS(10); (rc = house_connect_rc(&house, &c)) == BELFRY_EFULL;)
-        cr_assert_lt(belfry_now_ns(), deadline, "the slot never came back");
-    cr_assert_eq(rc, 0, "%s", belfry_last_error());
+    cr_assert_eq(house_connect_when_free(&house, &c), 0, "%s", belfry_last_error());
     cr_assert_eq(house_echo(c, 1, 64), 0);
     belfry_close(c);
     cr_assert_eq(house_stop(&house), 0);

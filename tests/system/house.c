@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "client/client.h"
+
 #define START_SECONDS 20
 
 uint32_t house_shards(void)
@@ -273,12 +275,26 @@ int house_connect_rc(const struct house *house, belfry_client **out)
     return belfry_connect(out, house->service, &o);
 }
 
+int house_connect_when_free(const struct house *house, belfry_client **out)
+{
+    int rc;
+    for (int64_t deadline = SECONDS(20); (rc = house_connect_rc(house, out)) == BELFRY_EFULL;)
+        if (belfry_now_ns() >= deadline)
+            break;
+    return rc;
+}
+
 belfry_client *house_connect(const struct house *house)
 {
     belfry_client *c;
     int rc = house_connect_rc(house, &c);
     cr_assert(rc == 0, "connect: %d: %s", rc, belfry_last_error());
     return c;
+}
+
+void house_sleep_long(belfry_client *c)
+{
+    c->slice = 3; /* 1 s << 3 */
 }
 
 int house_echo(belfry_client *c, uint64_t number, size_t bytes)

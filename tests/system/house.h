@@ -71,6 +71,14 @@ int house_reap(pid_t pid, int seconds);
 belfry_client *house_connect(const struct house *house);
 int house_connect_rc(const struct house *house, belfry_client **out);
 
+/* The same where the one before has just left: whoever finds the service full waits a quarter of a second for that, which a busy
+   machine may need for something else. So again, for at most 20 s. */
+int house_connect_when_free(const struct house *house, belfry_client **out);
+
+/* Its next sleep finds out by itself after the longest of its slices, eight seconds, whether it was forgotten, and not after
+   one: so a wake that is only late on a busy machine still comes first. If none comes, it counts as rescued. */
+void house_sleep_long(belfry_client *c);
+
 /* One echo of a checked payload. 0, or the code (-EBADMSG when the echo differs). */
 int house_echo(belfry_client *c, uint64_t number, size_t bytes);
 
