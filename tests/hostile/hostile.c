@@ -61,9 +61,22 @@ int hostile_serve(struct house *house, void *argument)
 void hostile_end(struct house *house)
 {
     cr_assert_eq(house_stats(house).total.rescued_wakes, 0);
+    hostile_end_all_the_same(house);
+}
+
+void hostile_end_all_the_same(struct house *house)
+{
     cr_assert_eq(house_stop(house), 0);
     cr_assert_eq(house_files(house, ""), 1, "nothing but the start lock is left");
     house_clear(house);
+}
+
+void hostile_pause(const struct house *house)
+{
+    int status;
+    cr_assert_eq(kill(house->server, SIGSTOP), 0);
+    cr_assert_eq(waitpid(house->server, &status, WUNTRACED), house->server);
+    cr_assert(WIFSTOPPED(status));
 }
 
 void hostile_kill(pid_t pid)

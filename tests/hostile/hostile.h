@@ -27,8 +27,12 @@ void hostile_mount(struct house *house, const char *options);
 /* A server, for house_process_as(): runs until SIGTERM, or until it has been replaced; exits with 0 then. */
 int hostile_serve(struct house *house, void *argument);
 
-/* The server stops with exit status 0 (no sanitizer had anything to say), and has left nothing behind. */
+/* The server stops with exit status 0 (no sanitizer had anything to say), and has left nothing behind. No wake had to be
+   rescued; or perhaps one had: of a client that was stopped between its commit and its ring. */
 void hostile_end(struct house *house);
+void hostile_end_all_the_same(struct house *house);
+
+void hostile_pause(const struct house *house); /* until SIGCONT the server does nothing */
 
 void hostile_kill(pid_t pid); /* by SIGKILL, and wait */
 

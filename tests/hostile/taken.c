@@ -147,6 +147,15 @@ static int cut_what_is_protected(struct house *house, void *argument)
     return ways;
 }
 
+/* Has spoken, says whether its `_send` is protected by now (1), and stays. */
+static int speak_and_stay(struct house *house, void *argument)
+{
+    belfry_client *c = hostile_attach(house);
+    hostile_say(argument, own_segment(house, c) < 0 && errno == EPERM ? 1 : 2);
+    pause();
+    return 0;
+}
+
 Test(taken, row_14_a_server_that_may_forbids_it)
 {
     struct house house;
@@ -158,11 +167,16 @@ Test(taken, row_14_a_server_that_may_forbids_it)
     house_start(&house);
     for (int i = 0; i < 20; i++)
         cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, cut_what_is_protected, &house, NULL), 30), 0);
-    pid_t killed = house_process_as(MALLORY, MALLORY, cut_what_is_protected, &house, NULL);
-    house_reap(killed, 30);
-    cr_assert(house_wait(&house, house_active_is, 0, 20));
-    hostile_kill(house.server); /* what was protected is removed by the next start */
+    struct hostile_word *word = hostile_word();
+    char dead[HOSTILE_PATH_BYTES];
+    pid_t attached = house_process_as(MALLORY, MALLORY, speak_and_stay, &house, word);
+    cr_assert_eq(hostile_hear(word), 1, "nothing is protected");
+    hostile_kill(house.server);
+    snprintf(dead, sizeof dead, "%s/" SERVICE "/1", house.root);
+    cr_assert_eq(access(dead, F_OK), 0);
     house_start(&house);
+    cr_assert_neq(access(dead, F_OK), 0, "what was protected is removed by the next start");
+    hostile_kill(attached);
     cr_assert_eq(house_reap(house_process_as(MALLORY, MALLORY, cut_what_is_protected, &house, NULL), 30), 0);
     hostile_end(&house);
 }
