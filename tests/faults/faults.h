@@ -46,8 +46,10 @@ struct faults_report {
 };
 
 /*
- * Let processes run `act`, one for each failure, and assert that each ended with 0 and in time; before that, one in which
- * none fails. With BELFRY_FAULTS_EVERY=1 all failures there are, else every eighth of them from a printed seed.
+ * Let processes run `act`, one for each failure, and assert that each ended with 0 and in time; before that, some in which
+ * none fails, which say what calls there are. A process that comes to its end before it has met its failure is followed by
+ * another, a few times; and of the failures of calls that all of those made, half must be met (80 to 100 % are). With
+ * BELFRY_FAULTS_EVERY=1 all failures there are, else every eighth of them from a printed seed.
  */
 void faults_each(const char *name, void (*act)(void *context), void *context);
 
