@@ -61,6 +61,10 @@ byte pending_value[AGENTS * DEPTH];
 #define full_fence() pending[_pid] == 0
 /* Is there something newer than the agent has seen? For a loop that polls; it has seen `x`. */
 #define is_newer(w, x) (memory[w] != x)
+/* A load that may be late: of this machine, none is. */
+byte late_value[AGENTS];
+#define load_late(w) load_relaxed(w, late_value[_pid])
+#define loads_what_is_late() skip
 
 /* The oldest store of agent `a` reaches memory. */
 #define FLUSH(a)                                                                        \
@@ -166,6 +170,26 @@ view agreed;        /* of all fences */
         }                                                                                   \
     }
 #define load_relaxed(w, x) LOAD(w, x, skip)
+
+/* A load whose value is not yet needed may be late, but no later than the next store with release, or fence. */
+#ifdef LATE_LOADS
+byte late[AGENTS]; /* the word + 1 */
+byte late_value[AGENTS];
+#define load_late(w)                                                                        \
+    if                                                                                      \
+    :: late[_pid] = (w) + 1                                                                 \
+    :: load_relaxed(w, late_value[_pid])                                                    \
+    fi
+#define loads_what_is_late()                                                                \
+    atomic {                                                                                \
+        if                                                                                  \
+        :: late[_pid] > 0 -> load_relaxed(late[_pid] - 1, late_value[_pid]); late[_pid] = 0 \
+        :: else                                                                             \
+        fi                                                                                  \
+    }
+#else
+#define loads_what_is_late() skip
+#endif
 #define load_acquire(w, x) LOAD(w, x, JOIN(now[_pid].at[j_], carried[MESSAGE(w, i_)].at[j_]))
 
 #ifdef WHOLE
@@ -192,7 +216,7 @@ view agreed;        /* of all fences */
         }                                                                                   \
     }
 #define store_relaxed(w, v) STORE(w, v, given[_pid].at[j_])
-#define store_release(w, v) STORE(w, v, now[_pid].at[j_])
+#define store_release(w, v) loads_what_is_late(); STORE(w, v, now[_pid].at[j_])
 #define full_fence()                                                                        \
     d_step {                                                                                \
         EACH(j_, WORDS, JOIN(owed[_pid].at[j_], agreed.at[j_]);                             \
