@@ -114,8 +114,9 @@ struct belfry_client {
     uint32_t slot;
     uint32_t generation;
     int lock_fd;
-    uint64_t rescues; /* news that only the timeout found */
-    uint32_t slice;   /* of the doubling timeout behind every wait */
+    uint64_t rescues;     /* news that only the timeout found */
+    uint64_t read_all_at; /* it has ended: where what was in the ring by then is over; 0: it has not */
+    uint32_t slice;       /* of the doubling timeout behind every wait */
 
     struct client_stashed *stash_last;
     struct client_stashed *stash_out; /* handed out and not yet released */

@@ -246,6 +246,7 @@ void bf_client_adopt(struct belfry_client *c, struct belfry_client *fresh, bool 
     c->slot = fresh->slot;
     c->generation = fresh->generation;
     c->slice = 0;
+    c->read_all_at = 0;
     c->end_rc = 0;
     c->server_dead = false;
     pthread_mutex_lock(&forked_mutex); /* a child that is forked now closes the lock, whoever holds it */

@@ -216,10 +216,8 @@ static int begin_arrival(struct belfry_client *c)
     PEER_CHECK(in->kind == BELFRY_REPLY || in->kind == BELFRY_PUSH);
     PEER_CHECK(in->bytes <= c->shared->lobby.geometry.message_bytes_max);
     struct client_stashed *arriving = bf_block_alloc(sizeof *arriving + in->bytes);
-    if (arriving == NULL) {
-        in->open = false;
+    if (arriving == NULL)
         return no_memory(in->bytes);
-    }
     arriving->message = (belfry_message){.data = arriving->data,
                                          .size = in->bytes,
                                          .id = in->id,
@@ -239,8 +237,8 @@ int bf_large_take(struct belfry_client *c, const struct ring_entry *e, belfry_me
     struct parts_in *in = &large->in;
     if (e->flags == BELFRY_FLAG_EXTENDED) {
         int rc = parts_open(in, e, &block);
-        if (rc == 0)
-            rc = begin_arrival(c);
+        if (rc == 0 && (rc = begin_arrival(c)) < 0)
+            in->open = false; /* whatever comes of it has no place to go to */
         if (rc < 0)
             return rc;
     }

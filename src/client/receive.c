@@ -64,8 +64,8 @@ static int take_part(struct belfry_client *c, const struct ring_entry *e, belfry
 
 /*
  * The next message that the ring has for somebody: 1 and a message whose cookie is set, 0: none, or a code. Late replies
- * and kinds that a client does not know are dropped. Of parts, no more than a ring is taken at once: the server may be
- * as fast as we are, and others of this thread want their turn, too.
+ * and kinds that a client does not know are dropped. Of these, and of parts, no more than a ring is taken at once: the
+ * server may be as fast as we are, or the ring full of them all round, and others of this thread want their turn, too.
  */
 static int take_from_ring(struct belfry_client *c, belfry_message *m)
 {
@@ -104,14 +104,17 @@ static int take_from_ring(struct belfry_client *c, belfry_message *m)
         }
         held_release(c, (uint64_t)number);
         *m = (belfry_message){0};
+        if (bf_unlikely(c->in.position >= enough))
+            return 0;
     }
 }
 
 int bf_client_keep_all(struct belfry_client *c)
 {
     belfry_message m;
+    const uint64_t enough = c->in.position + c->in.capacity;
     int rc = 0;
-    while (rc == 0 && !ring_is_empty(&c->in)) {
+    while (rc == 0 && c->in.position < enough && !ring_is_empty(&c->in)) {
         rc = take_from_ring(c, &m);
         if (rc > 0)
             rc = bf_client_stash(c, &m);
@@ -143,12 +146,20 @@ static void arm_descriptor(struct belfry_client *c)
     bf_lookout_arm(c->lookout, &c, 1, &c, client_is_lost(c) ? 0 : 1, bf_reconnect_next_ns(c));
 }
 
+/* It has ended: is nothing left of what came before? That is a ring at most; beyond it, old entries come round again. */
+static bool has_read_all(struct belfry_client *c)
+{
+    if (c->read_all_at == 0)
+        c->read_all_at = c->in.position + c->in.capacity;
+    return ring_is_empty(&c->in) || c->in.position >= c->read_all_at;
+}
+
 /* Nothing is in the ring: poll, or sleep, or give up. 0: look again; -ETIMEDOUT; or how it ended. */
 static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadline_ns)
 {
     int rc = client_end(c);
     if (bf_unlikely(rc < 0)) /* the end is stored after the last entry */
-        return ring_is_empty(&c->in) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
+        return has_read_all(c) ? bf_reconnect_wait(c, rc, deadline_ns) : 0;
     if (bf_unlikely(c->unsaid_count > 0))
         bf_client_say_cancels(c);
     if (bf_unlikely(client_is_busy(c)) && (rc = let_leave(c)) != 0)
@@ -158,9 +169,9 @@ static int wait_for_news(struct belfry_client *c, bool *polling, int64_t deadlin
                         "a large message is arriving, and those that are held leave it no room: release them");
     if (deadline_ns <= 0)
         return -ETIMEDOUT;
-    bool arriving = c->large != NULL && c->large->in.open;
-    if (bf_unlikely(arriving) && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns)
-        return -ETIMEDOUT;      /* parts may come as fast as we look */
+    bool busy = (c->large != NULL && c->large->in.open) || !ring_is_empty(&c->in);
+    if (bf_unlikely(busy) && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns)
+        return -ETIMEDOUT;      /* parts, and what is dropped, may come as fast as we look */
     if (bf_unlikely(c->corked)) /* what we wait for may be the answer to what the poller has kept back, of any member */
         belfry_poller_flush(c->poller);
     if (!*polling)
@@ -184,11 +195,16 @@ static void polling_paid(struct belfry_client *c, bool polling)
         bf_spin_won(&c->spin);
 }
 
-/* A message for somebody else came: keep it. That may go on for ever, so the deadline is looked at here, too. */
+/* A message for somebody else came: keep it. That may go on for ever, so the deadline and the end are looked at here, too. */
 static int keep(struct belfry_client *c, belfry_message *m, int64_t deadline_ns)
 {
     int rc = bf_client_stash(c, m);
-    return rc == 0 && deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns ? -ETIMEDOUT : rc;
+    if (rc < 0)
+        return rc;
+    rc = client_end(c);
+    if (bf_unlikely(rc < 0) && has_read_all(c))
+        return bf_reconnect_wait(c, rc, deadline_ns);
+    return deadline_ns != BELFRY_FOREVER && bf_os_now_ns() >= deadline_ns ? -ETIMEDOUT : 0;
 }
 
 static int timed_out(const struct belfry_client *c)

@@ -137,7 +137,7 @@ bool bf_client_has_news(struct belfry_client *c)
         return true;
     if (c->wanted != 0 && ring_has_room(&c->out, c->wanted - 1))
         return true;
-    return load_relaxed(&c->recv->end) != BELFRY_END_NONE || c->end_rc != 0 || server_is_gone(c);
+    return bf_client_end(c) < 0; /* from now on client_end() says so, too, though the lobby may not do so yet */
 }
 
 /*

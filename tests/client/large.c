@@ -398,3 +398,15 @@ Test(large, parts_that_cannot_be_end_the_conn)
             close_client();
     }
 }
+
+Test(large, parts_of_what_was_refused_have_no_place_to_go_to)
+{
+    struct belfry_abi_entry *entry = ring_producer_entry(&fake.slots[slot].out, 0);
+    belfry_message m;
+    a_kind_that_is_not_a_servers();
+    expect_rc(belfry_receive(client, &m, 0), BELFRY_EPROTO);
+    entry->flags = 0; /* now it says that it goes on with what was refused, and then comes all the rest */
+    say_part(1, &none, bytes, 500 - (entry->length - sizeof *entry));
+    expect_rc(belfry_receive(client, &m, 0), BELFRY_EPROTO);
+    expect(!client->large->in.open);
+}

@@ -640,6 +640,19 @@ Test(receive, learns_of_a_clean_stop_from_the_obituary)
     expect_rc(belfry_receive(client, &m, BELFRY_FOREVER), BELFRY_EGONE);
 }
 
+/* The server may be stopped between the two words in which it says so. */
+Test(receive, ends_before_the_lobby_says_so)
+{
+    belfry_message m;
+    uint64_t id;
+    store_relaxed(&fake.slots[slot].lobby->state, client->open_state);
+    expect_rc(belfry_receive(client, &m, 0), -ETIMEDOUT);
+    expect_rc(belfry_send(client, "x", 1, &id), 0);
+    fake_end(&fake, slot, BELFRY_END_KICKED);
+    expect_rc(belfry_await(client, id, &m, patience()), BELFRY_EGONE);
+    expect_rc(belfry_receive(client, &m, BELFRY_FOREVER), BELFRY_EGONE);
+}
+
 /* --- a server that breaks the rules --------------------------------------------------------------------------------------------------- */
 
 Test(receive, ends_when_the_server_writes_an_impossible_length)
@@ -692,6 +705,52 @@ Test(receive, drops_kinds_it_does_not_know_and_reports_flags_it_does_not_know)
     expect(m.size > 0);
     belfry_release(client, &m);
     expect_nothing();
+}
+
+/* All of the server's ring is full of entries of one kind, so that there is no end to them. */
+static void fill_all_round(uint8_t kind)
+{
+    struct ring_producer_local *out = &fake.slots[slot].out;
+    const uint32_t length = 64;
+    for (uint64_t at = 0; at < out->capacity; at += length) {
+        struct belfry_abi_entry *entry = ring_producer_entry(out, at);
+        store_relaxed(&entry->kind, kind);
+        store_relaxed(&entry->id, 99);
+        store_release(&entry->length, length);
+    }
+}
+
+Test(receive, comes_to_an_end_of_what_it_drops_though_the_ring_is_full_of_it_all_round)
+{
+    belfry_message m;
+    client->spin.budget_ns = 0; /* who polls, looks at the clock anyway */
+    fill_all_round(BELFRY_CANCEL);
+    expect_rc(belfry_receive(client, &m, 0), -ETIMEDOUT);
+    expect_rc(belfry_receive(client, &m, belfry_in_ms(5)), -ETIMEDOUT);
+    expect_rc(belfry_call(client, "x", 1, &m, belfry_in_ms(5)), -ETIMEDOUT);
+}
+
+/* After the end, a ring is all that can still be read. */
+Test(receive, ends_though_the_ring_is_full_all_round_of_what_it_drops)
+{
+    belfry_message m;
+    fill_all_round(BELFRY_CANCEL);
+    fake_end(&fake, slot, BELFRY_END_KICKED);
+    expect_rc(belfry_receive(client, &m, BELFRY_FOREVER), BELFRY_EGONE);
+    expect_rc(belfry_receive(client, &m, 0), BELFRY_EGONE);
+}
+
+Test(receive, ends_a_call_though_the_ring_is_full_all_round_of_what_it_keeps, .timeout = 20)
+{
+    belfry_message m;
+    uint64_t id, kept = 0;
+    expect_rc(belfry_send(client, "x", 1, &id), 0);
+    fill_all_round(BELFRY_PUSH);
+    fake_end(&fake, slot, BELFRY_END_KICKED);
+    expect_rc(belfry_await(client, id, &m, BELFRY_FOREVER), BELFRY_EGONE);
+    for (const struct client_stashed *s = client->stash_first; s != NULL; s = s->next)
+        kept++;
+    expect(kept > 0 && kept <= client->in.capacity / 64 + 1);
 }
 
 Test(receive, awaits_a_reply_until_its_deadline_beside_room_for_a_send_that_was_refused)

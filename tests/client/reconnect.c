@@ -1168,3 +1168,21 @@ Test(reconnect, gives_up_in_time_although_connections_are_made_that_are_never_ac
     expect(made > FAKE_SLOTS);
     expect_eq(told.event[bf_min(told.count, EVENTS) - 1], BELFRY_RECONNECT_GIVEN_UP);
 }
+
+/* What a server that is gone has left is a ring at most, however often it comes round. */
+Test(reconnect, loses_a_server_whose_ring_is_full_all_round, .timeout = 20)
+{
+    struct ring_producer_local *out = &first.slots[slot].out;
+    const uint32_t length = 64;
+    belfry_message m;
+    for (uint64_t at = 0; at < out->capacity; at += length) {
+        struct belfry_abi_entry *entry = ring_producer_entry(out, at);
+        store_relaxed(&entry->kind, BELFRY_PUSH);
+        store_release(&entry->length, length);
+    }
+    fake_drain(&first, slot);
+    expect_rc(belfry_send(client, "x", 1, NULL), -EAGAIN); /* it is lost from here on */
+    expect_rc(belfry_receive(client, &m, 0), 0);
+    expect_eq(m.kind, BELFRY_PUSH);
+    belfry_release(client, &m);
+}
