@@ -162,6 +162,14 @@ static void ask_kernel(struct belfry_client *c)
         c->server_dead = true;
 }
 
+/* Somebody woke us. If that was the kernel's one wake for a death, it is owed to the others, also when there are messages that
+   we read first, and close then without ever having asked. */
+static void pass_on(struct belfry_client **leaders, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        server_is_gone(leaders[i]);
+}
+
 int bf_client_sleep(struct belfry_client **members, unsigned count, struct belfry_client **leaders,
                     unsigned leader_count, int64_t deadline_ns)
 {
@@ -187,6 +195,8 @@ int bf_client_sleep(struct belfry_client **members, unsigned count, struct belfr
         uint32_t slice = leaders[0]->slice;
         int64_t slice_end = bf_os_now_ns() + (SLICE_NS << slice);
         rc = bf_os_wait(waits, wait_count, bf_min(slice_end, deadline_ns));
+        if (rc == 0)
+            pass_on(leaders, leader_count);
         leaders[0]->slice = rc == -ETIMEDOUT ? bf_min(slice + 1, SLICES - 1) : 0;
         if (rc == -ETIMEDOUT && slice_end < deadline_ns) {
             rc = 0; /* only the slice is over */
