@@ -202,6 +202,7 @@ int bf_shard_open(struct bf_shard *s)
 void bf_shard_close(struct bf_shard *s)
 {
     tell_stop(s);
+    bf_reactor_submit(&s->reactor); /* the last turn has told some of their end after its flush */
     close_obituaries(s);
     close_all(s);
 }
