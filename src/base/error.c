@@ -30,8 +30,7 @@ int bf_error(int rc, const char *format, ...)
     return rc;
 }
 
-/* The system's code, or ours where it says more. */
-static int own_code(int rc)
+int bf_error_code(int rc)
 {
     switch (rc) {
     case -EMFILE:
@@ -52,7 +51,7 @@ int bf_error_errno(int rc, const char *format, ...)
     va_start(arguments, format);
     error_append_va(format, arguments);
     va_end(arguments);
-    rc = own_code(rc);
+    rc = bf_error_code(rc);
     bf_error_append(": %s", belfry_error_text(rc));
     return rc;
 }

@@ -19,6 +19,9 @@ int bf_error(int rc, const char *format, ...) __attribute__((format(printf, 2, 3
  */
 int bf_error_errno(int rc, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
+/* The system's code, or ours where it says more. */
+int bf_error_code(int rc);
+
 /* Append to this thread's sentence, for a caller that knows the remedy. */
 void bf_error_append(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
 

@@ -116,8 +116,8 @@ static int refused_cold(const struct belfry_client *c, enum belfry_end reason)
             service, bf_os_uid());
     if (reason == BELFRY_END_NO_MEMORY)
         return bf_error(BELFRY_ENOSPACE,
-                        "the server \"%s\" has no shared memory for slot %u: free some, or lower its "
-                        "ring_bytes or max_slots",
+                        "the server \"%s\" cannot make slot %u: it lacks shared memory, descriptors or maps, and its "
+                        "log says which",
                         service, c->slot);
     return bf_error(BELFRY_EREFUSED, "the server \"%s\" refused slot %u: %s", service, c->slot,
                     belfry_end_text(reason));

@@ -327,10 +327,8 @@ static void maker_fail(struct bf_slot_pool *pool, int rc)
 
     int64_t now = bf_os_now_ns();
     if (now >= pool->refill_after_ns)
-        bf_log(pool->log, BELFRY_LOG_WARNING,
-               "cannot make the segments of slot %" PRIu32 ": %s; free shared memory, or lower "
-               "ring_bytes, warm_pool or max_slots",
-               slot->number, belfry_error_text(rc));
+        bf_log(pool->log, BELFRY_LOG_WARNING, "cannot make the segments of slot %" PRIu32 ": %s", slot->number,
+               belfry_error_text(rc == -ENOMEM && m->step == MAKER_MAP ? BELFRY_EMAPS : bf_error_code(rc)));
     pool->refill_after_ns = now + REFILL_PAUSE_NS;
 
     if (m->purpose == MAKE_DEMANDED)

@@ -41,18 +41,27 @@ static unsigned names_left(const struct house *house)
     return count;
 }
 
+struct limit {
+    int number;
+    const char *name;
+    int wanted_rc; /* of a start that it does not let through */
+};
+
+static const struct limit descriptors = {RLIMIT_NOFILE, "RLIMIT_NOFILE", BELFRY_ENOFILES},
+                          processes = {RLIMIT_NPROC, "RLIMIT_NPROC", -EAGAIN};
+
 /* Try with that limit, which is raised again for the look at what is left. 0: it refused, as it should; 1: it works. */
-static int try_descriptors(struct house *house, rlim_t count, rlim_t enough)
+static int try_limit(struct house *house, const struct limit *limit, rlim_t count, rlim_t enough)
 {
     belfry_server *server;
     const struct rlimit few = {count, enough}, many = {enough, enough};
     unsigned before = house_proc_entries(getpid(), "fd"), threads = house_proc_entries(getpid(), "task");
-    setrlimit(RLIMIT_NOFILE, &few);
+    setrlimit((__rlimit_resource_t)limit->number, &few);
     int rc = belfry_server_create(&server, &house->options);
     rc = rc == 0 ? belfry_server_start(server) : rc;
-    setrlimit(RLIMIT_NOFILE, &many);
-    if (rc < 0 && (rc != BELFRY_ENOFILES || strstr(belfry_last_error(), "RLIMIT_NOFILE") == NULL)) {
-        fprintf(stderr, "with %u descriptors: %d: %s\n", (unsigned)count, rc, belfry_last_error());
+    setrlimit((__rlimit_resource_t)limit->number, &many);
+    if (rc < 0 && (rc != limit->wanted_rc || strstr(belfry_last_error(), limit->name) == NULL)) {
+        fprintf(stderr, "%s %u: %d: %s\n", limit->name, (unsigned)count, rc, belfry_last_error());
         return -1;
     }
     belfry_server_destroy(server);
@@ -60,7 +69,7 @@ static int try_descriptors(struct house *house, rlim_t count, rlim_t enough)
     /* The kernel wakes who joins a thread before it takes the thread out of /proc. */
     bool joined = hostile_wait(house_proc_entries(getpid(), "task") == threads);
     if (after != before || !joined || names > 1) {
-        fprintf(stderr, "with %u descriptors there are %u afterwards, %u before, %u names and %s threads\n",
+        fprintf(stderr, "%s %u: %u descriptors afterwards, %u before, %u names and %s threads\n", limit->name,
                 (unsigned)count, after, before, names, joined ? "as many" : "more");
         return -1;
     }
@@ -73,7 +82,7 @@ static int try_all_descriptors(struct house *house, void *argument)
     (void)argument;
     house->options.root = house->root;
     for (rlim_t count = 0; rc == 0 && count < 64 * house_shards(); count++)
-        rc = try_descriptors(house, count, 1024);
+        rc = try_limit(house, &descriptors, count, 1024);
     return rc == 1 ? 0 : 1;
 }
 
@@ -85,6 +94,26 @@ Test(limits, row_34_with_any_number_of_descriptors_a_server_starts_or_says_that_
     house_start(&house);
     hostile_visit(&house, ALICE);
     hostile_end(&house);
+}
+
+/* This process is one, and each shard needs a thread. What else that user runs counts, too. */
+static int try_all_processes(struct house *house, void *argument)
+{
+    rlim_t count = 0;
+    int rc = 0;
+    (void)argument;
+    house->options.root = house->root;
+    while (rc == 0 && count < 4096)
+        rc = try_limit(house, &processes, count++, 4096);
+    return rc == 1 && count > 1 + house_shards() ? 0 : 1;
+}
+
+Test(limits, row_34_with_any_number_of_processes_a_server_starts_or_says_that_it_lacks_them)
+{
+    struct house house;
+    hostile_init(&house);
+    cr_assert_eq(house_reap(house_process_as(SERVER, SERVER, try_all_processes, &house, NULL), 120), 0);
+    house_clear(&house);
 }
 
 struct newcomer {
@@ -142,6 +171,91 @@ Test(limits, row_34_a_server_without_a_descriptor_left_serves_those_it_has_and_n
     cr_assert_eq(waitpid(newcomer, NULL, WNOHANG), 0, "it cannot have been accepted");
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
     cr_assert_eq(house_reap(newcomer, 60), 0);
+    hostile_served(&bob, 20);
+    hostile_leave(&bob);
+    belfry_server_destroy(server);
+    cr_assert_eq(names_left(&house), 1, "nothing but the start lock is left");
+    house_clear(&house);
+}
+
+/* All maps that this process may have: every second page of a large one is made different from its neighbours, and then one
+   is added at a time. Gives where the large one is. */
+static void *take_all_maps(size_t *bytes)
+{
+    long max = 0;
+    FILE *file = fopen("/proc/sys/vm/max_map_count", "r");
+    cr_assert(file != NULL && fscanf(file, "%ld", &max) == 1 && fclose(file) == 0);
+    if (max > 1000000)
+        cr_skip_test("vm.max_map_count is %ld, which takes too long to reach", max);
+    *bytes = (size_t)max * 4096 + 4096;
+    uint8_t *pages = mmap(NULL, *bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cr_assert(pages != MAP_FAILED);
+    for (size_t at = 4096; at < *bytes && mprotect(pages + at, 4096, PROT_READ) == 0; at += 8192)
+        ;
+    while (mmap(NULL, 4096, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+        ;
+    cr_assert_eq(errno, ENOMEM);
+    return pages;
+}
+
+struct visitor {
+    uint32_t go, done;
+    int32_t rc;
+};
+
+/* Made before, since a child would have as many maps. */
+static int visit_when_told(struct house *house, void *argument)
+{
+    struct visitor *v = argument;
+    belfry_client *c;
+    while (__atomic_load_n(&v->go, __ATOMIC_ACQUIRE) == 0)
+        usleep(1000);
+    v->rc = house_connect_rc(house, &c);
+    if (v->rc == 0) {
+        v->rc = house_echo(c, 1, 100);
+        belfry_close(c);
+    }
+    if (v->rc < 0)
+        fprintf(stderr, "a visitor: %d: %s\n", v->rc, belfry_last_error());
+    __atomic_store_n(&v->done, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+enum { VISITORS = 12 };
+
+static void let_visit(struct visitor *v, bool has_maps)
+{
+    __atomic_store_n(&v->go, 1, __ATOMIC_RELEASE);
+    cr_assert(hostile_wait(__atomic_load_n(&v->done, __ATOMIC_ACQUIRE) == 1));
+    cr_assert(v->rc == 0 || (!has_maps && v->rc == BELFRY_ENOSPACE), "%d", v->rc);
+}
+
+/* Warm slots can be had; new ones cannot be made, and those who leave have theirs mapped for a while. */
+Test(limits, row_34_a_server_without_a_map_left_serves_those_it_has_and_newcomers_later)
+{
+    struct house house;
+    pid_t pids[VISITORS];
+    size_t bytes;
+    house_init(&house);
+    house.options.warm_pool = 2;
+    belfry_server *server = serve_here(&house);
+    struct hostile_guest bob = hostile_guest(&house, geteuid());
+    struct visitor *visitors = shared_memory(VISITORS * sizeof *visitors);
+    for (int i = 0; i < VISITORS; i++)
+        pids[i] = house_process(visit_when_told, &house, &visitors[i]);
+    uint32_t refused = 0;
+    void *pages = take_all_maps(&bytes);
+    for (int i = 0; i < VISITORS / 2; i++) {
+        let_visit(&visitors[i], false);
+        refused += visitors[i].rc < 0;
+        hostile_served(&bob, 20);
+    }
+    munmap(pages, bytes);
+    cr_assert_gt(refused, 0, "the server had maps");
+    for (int i = VISITORS / 2; i < VISITORS; i++)
+        let_visit(&visitors[i], true);
+    for (int i = 0; i < VISITORS; i++)
+        cr_assert_eq(house_reap(pids[i], 30), 0);
     hostile_served(&bob, 20);
     hostile_leave(&bob);
     belfry_server_destroy(server);

@@ -552,7 +552,7 @@ static int log_lines;
 static void count_lines(enum belfry_log_level level, const char *line, void *user)
 {
     (void)user;
-    log_lines += level == BELFRY_LOG_WARNING && strstr(line, "shared memory") != NULL;
+    log_lines += level == BELFRY_LOG_WARNING && strstr(line, "shared-memory file system is full") != NULL;
 }
 
 Test(slot_pool, refuses_to_fill_a_file_system_that_is_too_small)
