@@ -32,30 +32,13 @@
 #define ASLEEP 6      /* shard.asleep */
 #define READS(word, agent) (((word) <= SEND_PARKED) == (agent))
 #include "memory.h"
+#include "kernel.h"
 
 #define DATA 1
 
-mtype = { IDLE, PREPARED, QUEUED, COMPLETED };
-mtype wait = IDLE;   /* the shard's, on SEND_BELL: its way into the kernel and back */
-byte wait_value;
-bool client_sleeps;  /* in the kernel */
-bool wake_prepared;
 byte sent, taken;
 
 /* --- the client --------------------------------------------------------------------------------------------------- */
-
-inline client_rings()
-{
-    bell++;
-    store_relaxed(SEND_BELL, bell); /* doorbell_bump_send() */
-    atomic {
-        full_fence(); /* bf_os_wake(): the kernel's */
-        if
-        :: wait == QUEUED -> wait = COMPLETED
-        :: else
-        fi
-    }
-}
 
 inline client_tells()
 {
@@ -91,12 +74,7 @@ inline client_waits()
 #ifdef OMIT_value_first
         load_relaxed(RECV_BELL, value); /* doorbell_park_client() */
 #endif
-        atomic {
-            full_fence(); /* bf_os_wait(): the kernel compares and queues in one step */
-            load_relaxed(RECV_BELL, x); /* bf_os_wait(): the kernel's */
-            client_sleeps = (x == value)
-        }
-        !client_sleeps
+        client_waits_for(value)
     fi;
     store_relaxed(SEND_PARKED, value) /* doorbell_unpark_client() */
 }
@@ -120,34 +98,6 @@ active proctype client()
 }
 
 /* --- the shard ---------------------------------------------------------------------------------------------------- */
-
-inline shard_arms()
-{
-    if
-    :: wait == IDLE ->
-        load_relaxed(SEND_BELL, wait_value); /* bf_shard_arm(), doorbell_send_value() */
-        wait = PREPARED
-    :: else
-    fi
-}
-
-inline shard_submits()
-{
-    atomic {
-        full_fence(); /* bf_reactor_submit(): the kernel's */
-        if
-        :: wait == PREPARED ->
-            load_relaxed(SEND_BELL, x); /* bf_reactor_submit(): the kernel's */
-            wait = (x == wait_value -> QUEUED : COMPLETED)
-        :: else
-        fi;
-        if
-        :: wake_prepared -> client_sleeps = false
-        :: else
-        fi;
-        wake_prepared = false
-    }
-}
 
 inline shard_parks()
 {
