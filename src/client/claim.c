@@ -220,6 +220,7 @@ static int try_slot(struct belfry_client *c, int instance_dir, int lock_dir, enu
         rc = bf_os_lock(c->lock_fd);
     if (rc < 0 && rc != -EAGAIN)
         rc = bf_error_errno(rc, "cannot lock %s", name);
+    full_fence(); /* the file is there before we look; no system call promises that. Partners: continue_stopping, claim_stands */
     if (rc == 0 && load_acquire(&c->shard->door) != BELFRY_DOOR_OPEN) /* AFTER the file is made; partner: shard.c */
         rc = -ESTALE;
     word = load_acquire(&lobby_slot(&c->shared->lobby, c->slot)->state);

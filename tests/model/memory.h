@@ -59,6 +59,15 @@ byte pending_value[AGENTS * DEPTH];
     }
 #define store_release(w, v) store_relaxed(w, v)
 #define full_fence() pending[_pid] == 0
+/* If the word is `expected` make it `v`; x becomes what it was. One step, and a full fence. */
+#define replace(w, expected, v, x)                                                      \
+    d_step {                                                                            \
+        pending[_pid] == 0;                                                             \
+        x = memory[w];                                                                  \
+        memory[w] = ((expected) == x -> (v) : x)                                        \
+    }
+#define replace_release(w, expected, v, x) replace(w, expected, v, x)
+#define exchange_acquire(w, v, x) replace(w, x, v, x)
 /* Is there something newer than the agent has seen? For a loop that polls; it has seen `x`. */
 #define is_newer(w, x) (memory[w] != x)
 /* A load that may be late: of this machine, none is. */
@@ -226,6 +235,41 @@ byte late_value[AGENTS];
         FORGET_ALL                                                                          \
     }
 #define is_newer(w, x) (newest[w] > now[_pid].at[w])
+
+/* A read-modify-write finds the newest value, and what it stores carries what that carried. */
+#define MODIFY(w, expected, v, x, join, seen)                                               \
+    atomic {                                                                                \
+        if                                                                                  \
+        :: newest[w] + 1 < MESSAGES                                                         \
+        :: else -> cut = true; TOO_MANY; false                                              \
+        fi;                                                                                 \
+        skip;                                                                               \
+        d_step {                                                                            \
+            i_ = newest[w];                                                                 \
+            x = said[MESSAGE(w, i_)];                                                       \
+            EACH(j_, WORDS, JOIN(owed[_pid].at[j_], carried[MESSAGE(w, i_)].at[j_]); join); \
+            k_ = i_ + ((expected) == x -> 1 : 0);                                           \
+            newest[w] = k_;                                                                 \
+            now[_pid].at[w] = k_;                                                           \
+            JOIN(owed[_pid].at[w], k_);                                                     \
+            if                                                                              \
+            :: k_ > i_ ->                                                                   \
+                said[MESSAGE(w, k_)] = v;                                                   \
+                EACH(j_, WORDS, carried[MESSAGE(w, k_)].at[j_] = carried[MESSAGE(w, i_)].at[j_]; \
+                     JOIN(carried[MESSAGE(w, k_)].at[j_], seen));                           \
+                carried[MESSAGE(w, k_)].at[w] = 0                                           \
+            :: else                                                                         \
+            fi;                                                                             \
+            FORGET_ALL                                                                      \
+        }                                                                                   \
+    }
+#define replace(w, expected, v, x) \
+    MODIFY(w, expected, v, x, JOIN(now[_pid].at[j_], carried[MESSAGE(w, i_)].at[j_]), now[_pid].at[j_])
+#define replace_release(w, expected, v, x) MODIFY(w, expected, v, x, skip, now[_pid].at[j_])
+#define replace_relaxed(w, expected, v, x) MODIFY(w, expected, v, x, skip, given[_pid].at[j_])
+#define exchange_acquire(w, v, x) \
+    MODIFY(w, x, v, x, JOIN(now[_pid].at[j_], carried[MESSAGE(w, i_)].at[j_]), given[_pid].at[j_])
+#define exchange_relaxed(w, v, x) MODIFY(w, x, v, x, skip, given[_pid].at[j_])
 #define MEMORY
 
 #endif
