@@ -10,7 +10,8 @@
 #include "world.h"
 
 #define NS_PER_MS 1000000ll
-#define PATIENCE_NS (200000 * NS_PER_MS) /* beyond any clock of the library's */
+#define PATIENCE_NS (2000000 * NS_PER_MS) /* beyond any clock of the library's, however often wakes are lost */
+#define LOOK_NS (1000 * NS_PER_MS)
 
 struct world world;
 
@@ -109,17 +110,18 @@ static void await_clients(unsigned *left)
     int64_t until_ns = sim.now_ns + PATIENCE_NS;
     while (*left > 0) {
         sim_expect(sim.now_ns < until_ns, "the clients do not come to an end");
-        rest_for(NS_PER_MS / 4);
+        rest_for(LOOK_NS); /* or until somebody has ended */
         see_to_servers();
     }
 }
 
 static void await_rest(struct world_server *s)
 {
-    int64_t until_ns = sim.now_ns + PATIENCE_NS;
+    int64_t until_ns = sim.now_ns + PATIENCE_NS, pause_ns = NS_PER_MS / 8;
     while (!world_server_is_dead(s) && s->server != NULL && !world_server_rests(s)) {
         sim_expect(sim.now_ns < until_ns, "the last client has gone, and its slot is not free again");
-        rest_for(NS_PER_MS);
+        rest_for(pause_ns);
+        pause_ns *= 2;
     }
 }
 
@@ -225,6 +227,42 @@ static void draw_crowd(struct world_plan *plan, struct sim_machine *machine)
     machine->order = sim_below(SIM_ORDERS);
 }
 
+/* Many who say little, so that slots are parked and roused. */
+static void draw_quiet(struct world_plan *plan, struct sim_machine *machine)
+{
+    plan->clients = 2 + sim_below(2);
+    plan->slots = 4;
+    plan->connections = 1;
+    plan->messages = 40;
+    plan->quiet = true;
+    machine->order = sim_below(SIM_ORDERS);
+}
+
+static void draw_lost_wakes(struct world_plan *plan, struct sim_machine *machine)
+{
+    machine->drop_one_in = 2 + sim_below(20);
+    plan->client_dies_within = sim_one_in(4) ? 2000 : 0;
+    plan->server_dies_within = sim_one_in(4) ? 4000 : 0;
+}
+
+static void draw_lost_events(struct world_plan *plan, struct sim_machine *machine)
+{
+    machine->records_max = 1 + sim_below(3);
+    plan->clients = 3;
+    plan->client_dies_within = sim_one_in(2) ? 2000 : 0;
+}
+
+static void draw_failures(struct world_plan *plan, struct sim_machine *machine)
+{
+    static const char *const whose[] = {"server", "client", NULL};
+    plan->faulty = true;
+    machine->failing = whose[sim_below(3)];
+    machine->fail_one_in = 1 + sim_below(20);
+    machine->fail_from_steps = sim_below(2) * sim_below(2000);
+    machine->fail_until_steps = machine->fail_from_steps + (1u << sim_below(11));
+    plan->client_dies_within = sim_one_in(4) ? 2000 : 0;
+}
+
 const struct world_family world_families[] = {
     {"calm", draw_calm},
     {"late stores", draw_stores},
@@ -232,6 +270,10 @@ const struct world_family world_families[] = {
     {"deaths of servers", draw_server_deaths},
     {"endings", draw_endings},
     {"crowds", draw_crowd},
+    {"quiet", draw_quiet},
+    {"lost wakes", draw_lost_wakes},
+    {"lost events", draw_lost_events},
+    {"failing calls", draw_failures},
 };
 const unsigned world_family_count = sizeof world_families / sizeof *world_families;
 

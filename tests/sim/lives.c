@@ -247,6 +247,8 @@ static size_t some_bytes(void)
 
 static void compose(struct talk *t, enum wish wish, size_t bytes)
 {
+    if (world.plan.faulty && bytes > IN_PLACE_MAX) /* a server without memory lets it pass */
+        t->life->may_be_dropped |= 1ull << (t->life->begun + 1);
     write_message(t->data, (uint32_t)(t->life - world.lives), ++t->life->begun, wish, bytes);
 }
 
@@ -331,12 +333,23 @@ static bool give_up(struct talk *t)
     compose(t, WISH_HOLD, sizeof(struct head));
     t->life->may_be_dropped |= 1ull << t->life->begun; /* when it is late already */
     int rc = belfry_call(t->client, t->data, sizeof(struct head), &m, belfry_in_ms(1 + sim_below(20)));
-    sim_expect(rc != 0, "process %u gets an answer that nobody gives", t->life->pid);
+    sim_expect(rc != 0 || world.plan.faulty, "process %u gets an answer that nobody gives", t->life->pid);
+    if (rc == 0)
+        belfry_release(t->client, &m);
     return rc == -ETIMEDOUT || goes_on(t, rc, "give up");
+}
+
+static void rest(struct talk *t, int64_t ns)
+{
+    t->life->pauses = true;
+    pause_for(ns);
+    t->life->pauses = false;
 }
 
 static bool speak(struct talk *t)
 {
+    if (world.plan.quiet && sim_below(2) == 0)
+        rest(t, 1 + sim_below(sim_below(2) == 0 ? 3000 : 40000));
     switch (sim_below(8)) {
     case 0:
     case 1:
@@ -348,7 +361,7 @@ static bool speak(struct talk *t)
     case 4:
         return ask_many(t);
     case 5:
-        pause_for(sim_below(4) == 0 ? sim_below(4000) * NS_PER_MS : sim_below(100000));
+        rest(t, sim_below(4) == 0 ? sim_below(4000) * NS_PER_MS : sim_below(100000));
         return true;
     case 6:
         if (world.plan.holds)
@@ -380,7 +393,7 @@ static belfry_client *come(struct life *life)
         bool too_early = !world.servers[0].started;
         int rc = belfry_connect(&client, WORLD_SERVICE, &o);
         if (rc == 0) {
-            life->connected = true;
+            life->client = client;
             world.connections++;
             return client;
         }
@@ -413,5 +426,6 @@ void world_live(void *unused)
     if (belfry_client_rescued_wakes(t.client) > 0)
         sim_expect(sim.dropped > 0, "process %u was woken by its own clock alone", t.life->pid);
     t.life->leaving = true;
+    t.life->client = NULL;
     belfry_close(t.client);
 }

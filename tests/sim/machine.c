@@ -63,9 +63,9 @@ void sim_note(const void *site, const char *what, uint64_t to, uint64_t value)
         return;
     char name[96];
     sim_word_name(name, sizeof name, to);
-    printf("%8llu %12lld  %-10s %2llu  %06llx  %-9s %-28s %llx\n", (unsigned long long)sim.steps,
+    printf("%8llu %12lld  %-8s %2llu  %-46s %-10s %-24s %llx\n", (unsigned long long)sim.steps,
            (long long)(sim.now_ns - NOW_NS), sim.current->process == NULL ? "-" : sim.current->process->name,
-           (unsigned long long)number, (unsigned long long)site_of(site), what, name, (unsigned long long)value);
+           (unsigned long long)number, sim_symbol(site_of(site)), what, name, (unsigned long long)value);
 }
 
 void sim_fail(const char *format, ...)
@@ -308,7 +308,7 @@ void sim_rouse(struct sim_thread *t)
 static struct sim_thread *free_thread(void)
 {
     for (unsigned i = 0; i < SIM_THREADS; i++)
-        if (i >= sim.thread_count || sim.threads[i].ended) {
+        if (i >= sim.thread_count || (sim.threads[i].ended && !sim.threads[i].dying)) {
             if (&sim.threads[i] == sim.current || &sim.threads[i] == locals_of)
                 continue;
             sim.thread_count = i >= sim.thread_count ? i + 1 : sim.thread_count;
@@ -357,33 +357,44 @@ struct sim_process *sim_process_start(const char *name, void (*body)(void *), vo
 }
 
 /* A killed thread goes nowhere any more; what it has stored is seen in the end. */
-static void end_threads(struct sim_process *p)
+static void stop_threads(struct sim_process *p)
 {
     for (unsigned i = 0; i < sim.thread_count; i++) {
         struct sim_thread *t = &sim.threads[i];
         if (t->process != p || t->ended)
             continue;
         sim_stores_seen(t);
-        sim_futex_forget_thread(t);
-        for (unsigned r = 0; r < t->robust_count && p->robust_count < SIM_ROBUST; r++)
-            p->robust[p->robust_count++] = t->robust[r];
-        t->ended = true;
+        t->ended = t->dying = true;
         t->can_run = false;
     }
 }
 
-/* As the kernel does at a process's end, whatever it is: the mutexes first, then the files, one after the other. */
+/* Until then it still stands among those who wait, and may be given a wake. */
+static void end_thread(struct sim_thread *t)
+{
+    sim_step();
+    sim_futex_forget_thread(t);
+    for (unsigned i = 0; i < t->robust_count; i++) {
+        sim_step();
+        uint32_t *at = t->robust[i], word = *at;
+        uint64_t key = sim_word_key(t->process, at);
+        *at = (word & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
+        sim_note(NULL, "died", key, *at);
+        if ((word & FUTEX_WAITERS) != 0)
+            sim_futex_wake(key, 1, false);
+    }
+    t->dying = false;
+}
+
+/* As the kernel does at a process's end, whatever it is: the threads first, in any order, then the files, one by one. */
 static void kernel_ends(void *argument)
 {
     struct sim_process *p = argument;
-    sim_step();
-    for (unsigned i = 0; i < p->robust_count; i++) {
-        sim_step();
-        uint32_t word = *p->robust[i];
-        *p->robust[i] = (word & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
-        sim_note(NULL, "died", sim_word_key(p, p->robust[i]), *p->robust[i]);
-        if ((word & FUTEX_WAITERS) != 0)
-            sim_futex_wake(sim_word_key(p, p->robust[i]), 1, false);
+    unsigned first = sim_below(SIM_THREADS);
+    for (unsigned i = 0; i < SIM_THREADS; i++) {
+        struct sim_thread *t = &sim.threads[(first + i) % SIM_THREADS];
+        if (t->process == p && t->dying)
+            end_thread(t);
     }
     sim_process_drop_reactors(p);
     sim_process_close_files(p);
@@ -398,7 +409,7 @@ void sim_kill(struct sim_process *p)
     p->killed = true;
     sim.deaths++;
     sim_note(NULL, "kill", p->pid, p->steps);
-    end_threads(p);
+    stop_threads(p);
     sim_thread_start(NULL, kernel_ends, p);
 }
 

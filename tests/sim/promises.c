@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "client/client.h"
 #include "server/conn.h"
 #include "server/server.h"
 #include "world.h"
@@ -19,12 +20,15 @@ static bool sleeps(const struct sim_process *p)
     return true;
 }
 
-/* A slot in which something lies that its shard would take, if it looked. */
+/* A slot in which something lies that its shard would take, if it looked. Who dies between his commit and his ring is
+   noticed by his death. */
 static void look_at_slot(struct bf_shard *s, const struct bf_slot *slot)
 {
     if (slot->phase != SLOT_OPEN || slot->muted)
         return;
-    if (bf_conn_has_work(slot->conn))
+    const struct life *life = belfry_conn_user(slot->conn);
+    bool lives = life->process->pid == life->pid && !life->process->killed;
+    if (lives && bf_conn_has_work(slot->conn))
         sim_fail("shard %u sleeps, and in slot %u there is work: a wake was lost", s->index, slot->number);
     if (!slot->wait_armed)
         sim_fail("shard %u sleeps, and nothing waits for the bell of slot %u", s->index, slot->number);
@@ -58,12 +62,24 @@ static void look_at_sleepers(void)
              t->process == NULL ? "-" : t->process->name, name);
 }
 
+/* A client in front of something that it has not taken. */
+static void look_at_client(const struct life *life)
+{
+    bool lives = life->process->pid == life->pid && !life->process->killed;
+    if (!lives || life->client == NULL || life->pauses)
+        return;
+    if (!ring_is_empty(&life->client->in))
+        sim_fail("process %u sleeps, and there is a message for it: a wake was lost", life->pid);
+}
+
 void world_look_at_rest(void)
 {
     if (sim.dropped > 0)
         return;
     sim.running = false; /* to look is no step */
     look_at_sleepers();
+    for (unsigned i = 0; i < world.life_count; i++)
+        look_at_client(&world.lives[i]);
     for (unsigned i = 0; i < world.server_count; i++) {
         struct world_server *s = &world.servers[i];
         if (s->started && s->server != NULL && !world_server_is_dead(s) && sleeps(s->process))

@@ -5,6 +5,7 @@
  *     test-sim                     the seeds of ./dev test
  *     test-sim --seeds N           so many, from 0 or from --from N
  *     test-sim --seconds S         for so long
+ *     ... --first                  no further than the first that fails
  *     test-sim --seed N [--trace]  this one, step by step
  */
 #include <errno.h>
@@ -113,13 +114,14 @@ static void tell(const char *name, const struct total *t)
            (unsigned long long)t->overflows, (double)t->steps / 1e6);
 }
 
-static int run_many(uint64_t from, uint64_t seeds, double seconds_max)
+static int run_many(uint64_t from, uint64_t seeds, double seconds_max, bool first)
 {
     double began = seconds();
     unsigned passed = 0, failed = 0;
     uint64_t seed = from;
     for (; seed < from + seeds && seconds() - began < seconds_max; seed++)
-        run_one(seed, false);
+        if (!run_one(seed, false) && first)
+            break;
     for (unsigned i = 0; i < world_family_count; i++) {
         tell(world_families[i].name, &totals[i]);
         totals[i].failed == 0 ? passed++ : failed++;
@@ -134,11 +136,13 @@ int main(int argc, char **argv)
 {
     uint64_t seeds = SEEDS, from = 0, seed = 0;
     double seconds_max = 1e9;
-    bool one = false, trace = false;
+    bool one = false, trace = false, first = false;
     for (int i = 1; i < argc; i++) {
         bool has_value = i + 1 < argc;
         if (strcmp(argv[i], "--trace") == 0)
             trace = true;
+        else if (strcmp(argv[i], "--first") == 0)
+            first = true;
         else if (strcmp(argv[i], "--seed") == 0 && has_value)
             seed = strtoull(argv[++i], NULL, 10), one = true;
         else if (strcmp(argv[i], "--seeds") == 0 && has_value)
@@ -148,14 +152,15 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--seconds") == 0 && has_value)
             seconds_max = strtod(argv[++i], NULL), seeds = UINT64_MAX - from;
         else {
-            fprintf(stderr, "usage: test-sim [--seeds N] [--from N] [--seconds S] | --seed N [--trace]\n");
+            fprintf(stderr, "usage: test-sim [--seeds N] [--from N] [--seconds S] [--first] | --seed N [--trace]\n");
             return 64;
         }
     }
+    signal(SIGPIPE, SIG_IGN); /* of addr2line's, if it is not there */
     sim_open();
     catch_faults();
     if (!one)
-        return run_many(from, seeds, seconds_max);
+        return run_many(from, seeds, seconds_max, first);
     bool good = run_one(seed, trace);
     tell(world_family_of(seed)->name, &totals[seed % world_family_count]);
     printf("seed %llu: %016llx\n%u passed, %u failed\n", (unsigned long long)seed, (unsigned long long)sim.hash, good,

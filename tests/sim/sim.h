@@ -71,6 +71,7 @@ struct sim_thread {
     jmp_buf at;
     bool begun;
     bool ended;
+    bool dying; /* ended, and the kernel has not finished with it */
     bool can_run;
     bool rested; /* its sleep has lasted until its deadline */
     int64_t deadline_ns;
@@ -111,8 +112,6 @@ struct sim_process {
     struct sim_map maps[SIM_MAPS];
     size_t mapped_to; /* addresses are given away once */
     struct sim_heap heap;
-    uint32_t *robust[SIM_ROBUST]; /* of its threads, when it dies */
-    unsigned robust_count;
     void (*key_ends[SIM_KEYS])(void *value);
     unsigned keys;
     uint8_t statics[SIM_PROCESS_BYTES];
@@ -199,6 +198,8 @@ void sim_step(void);
 
 /* For the hash and the trace: what happens, where in the program, to what, and with which value. */
 void sim_note(const void *site, const char *what, uint64_t to, uint64_t value);
+
+const char *sim_symbol(uint64_t site); /* symbols.c */
 
 /* Sleep until roused. False: until the deadline. */
 bool sim_sleep(int64_t deadline_ns, const char *for_what);

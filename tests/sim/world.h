@@ -25,7 +25,8 @@ struct life {
     uint32_t sent;
     uint32_t heard;
     uint64_t may_be_dropped; /* a bit for each: nobody waits for its answer */
-    bool connected;          /* as the client sees it */
+    belfry_client *client;   /* in its memory; NULL: not connected, or no more */
+    bool pauses;             /* it sleeps because it likes to */
     bool leaving;
     bool accepted;
     bool disconnected;
@@ -59,6 +60,7 @@ struct world_plan {
     bool stops; /* while clients are there */
     bool large;
     bool holds;
+    bool quiet;
     bool faulty; /* calls fail */
     enum belfry_spin spin;
 };
