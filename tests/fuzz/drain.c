@@ -473,6 +473,7 @@ static void turn(void)
     uint64_t before = conn->in.position;
     loads_turn();
     int rc = bf_conn_turn(conn);
+    loads_rest();
     check_positions(conn, before);
     if (rc < 0) {
         loads_watch(NULL);
@@ -516,6 +517,7 @@ static void take_step(struct feed *f)
     case STEP_LOOK:
         loads_turn();
         bf_conn_has_work(conn);
+        loads_rest();
         break;
     case STEP_PAGES:
         complete_populate(feed_8(f) < 200 ? 0 : -ENOMEM);

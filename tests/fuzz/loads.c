@@ -171,6 +171,10 @@ void loads_turn(void)
     loads.turn++;
 }
 
+void loads_rest(void)
+{
+}
+
 void loads_pause(void)
 {
     loads.paused++;

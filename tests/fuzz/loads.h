@@ -25,8 +25,9 @@ void loads_watch(const struct ring_consumer_local *in);
 /* From where the new bytes come. Also forgets all areas and rings. */
 void loads_begin(const struct feed *spoils);
 
-/* A call into the library begins: what it had loaded for an earlier one, it may look at again. */
+/* A call into the library begins: what it had loaded for an earlier one, it may look at again. It is over. */
 void loads_turn(void);
+void loads_rest(void);
 
 /* Between these two the test itself reads. */
 void loads_pause(void);

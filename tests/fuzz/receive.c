@@ -83,6 +83,7 @@ int __wrap_bf_os_unmap(void *at, size_t bytes);
 int64_t __wrap_bf_os_now_ns(void)
 {
     unsigned doublings = scene.looks++ / 4;
+    demand(scene.looks < 4096); /* the hour has been over for long, and the call goes on */
     return scene.now_ns += 1000ll << (doublings < 32 ? doublings : 32);
 }
 
@@ -91,8 +92,10 @@ int __wrap_bf_os_wait(const struct bf_os_wait *waits, unsigned count, int64_t de
 {
     struct feed *f = &scene.feed;
     demand(count > 0 && count <= BF_OS_WAITS_MAX && waits != NULL);
+    loads_pause();
     for (unsigned steps = feed_8(f) % 4; steps > 0; steps--)
         take_server_step(f, (enum step)(CLIENT_STEPS + feed_8(f) % (STEPS - CLIENT_STEPS)));
+    loads_resume();
     int64_t until_ns = scene.now_ns + (feed_8(f) + 1) * 1000000ll;
     bool ends = feed_is_empty(f);
     scene.dead |= ends;
@@ -462,6 +465,7 @@ static void take_step(struct feed *f)
     scene.looks = 0;
     loads_turn();
     take_client_step(f, step);
+    loads_rest();
     check_positions(before);
 }
 
