@@ -125,6 +125,7 @@ view now[AGENTS];   /* what the agent has seen */
 view owed[AGENTS];  /* ... and what its next fence will make it see */
 view given[AGENTS]; /* what its relaxed stores carry: its view at its last fence */
 view agreed;        /* of all fences */
+byte chosen;        /* what a load takes; not hidden, so that the search can come back to the choice */
 #define MESSAGE(w, n) ((w) * MESSAGES + (n))
 #define JOIN(to, from) to = (to < (from) -> (from) : to)
 #define LESS(x) x = ((x) > k_ -> (x) - k_ : 0)
@@ -164,13 +165,15 @@ view agreed;        /* of all fences */
 /* Take any of the word's values, from the one seen last to the newest. */
 #define LOAD(w, x, join)                                                                    \
     atomic {                                                                                \
-        i_ = now[_pid].at[w];                                                               \
+        chosen = now[_pid].at[w];                                                           \
         do                                                                                  \
-        :: i_ < newest[w] -> i_++                                                           \
+        :: chosen < newest[w] -> chosen++                                                   \
         :: break                                                                            \
         od;                                                                                 \
         skip;                                                                               \
         d_step {                                                                            \
+            i_ = chosen;                                                                    \
+            chosen = 0;                                                                     \
             x = said[MESSAGE(w, i_)];                                                       \
             JOIN(now[_pid].at[w], i_);                                                      \
             JOIN(owed[_pid].at[w], i_);                                                     \
