@@ -70,7 +70,8 @@ static void take_seats(void *argument)
 {
     unsigned *left = argument;
     for (unsigned i = 0; i < world.plan.connections; i++) {
-        struct sim_process *p = sim_process_start("client", world_live, NULL);
+        bool polls = sim_one_in(world.plan.polls_one_in);
+        struct sim_process *p = sim_process_start("client", polls ? world_poll : world_live, NULL);
         if (world.plan.client_dies_within > 0 && sim_below(3) != 0)
             p->dies_after = 1 + sim_below(world.plan.client_dies_within);
         sim_process_wait(p);
@@ -306,6 +307,7 @@ static void draw(uint64_t seed, struct world_plan *plan, struct sim_machine *mac
                                 .messages = 1 + sim_below(10),
                                 .leaves_one_in = sim_one_in(3) ? 3 : 0,
                                 .large = sim_one_in(4),
+                                .polls_one_in = sim_one_in(3) ? 2 : 0,
                                 .holds = sim_one_in(4),
                                 .spin = sim_one_in(4) ? BELFRY_SPIN_BALANCED : BELFRY_SPIN_POWER};
     world_family_of(seed)->draw(plan, machine);

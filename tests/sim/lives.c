@@ -16,6 +16,8 @@
 #define NS_PER_MS 1000000ll
 #define RETRY_NS (20 * NS_PER_MS)
 #define TRIES 400u
+#define POLLED_MAX 3u
+#define SPOKEN_PIDS 50000u
 
 enum wish { WISH_NOTHING, WISH_ECHO, WISH_PUSH, WISH_LARGE, WISH_HOLD };
 
@@ -99,7 +101,7 @@ static void on_disconnect(belfry_conn *conn, enum belfry_end why, void *user)
     s->tenant[slot] = NULL;
     life->disconnected = true;
     life->why = why;
-    bool alive = !life->process->killed && life->process->pid == life->pid && !life->leaving;
+    bool alive = life_lasts(life) && !life->leaving;
     sim_expect(why != BELFRY_END_DIED || !alive, "process %u is said to be dead, and lives", life->pid);
     sim_expect(why != BELFRY_END_LEFT || life->leaving, "process %u is said to have left, and has not", life->pid);
     sim_expect(why != BELFRY_END_PEER_FAULT, "process %u is said to have broken the format", life->pid);
@@ -224,6 +226,9 @@ void world_drain(void *argument)
 struct talk {
     belfry_client *client;
     struct life *life;
+    uint32_t answered; /* in a group: the last message's number; how many answers are to come; nobody is there */
+    uint32_t waiting;
+    bool over;
     uint8_t data[MESSAGE_BYTES_MAX];
 };
 
@@ -374,22 +379,24 @@ static bool speak(struct talk *t)
 
 static struct life *new_life(void)
 {
+    struct sim_process *p = sim_self();
     if (world.life_count == WORLD_LIVES)
         sim_fail("too many connections were asked for");
     struct life *life = &world.lives[world.life_count++];
-    *life = (struct life){.process = sim_self(), .pid = sim_self()->pid};
+    p->speaks_as = SPOKEN_PIDS + world.life_count;
+    *life = (struct life){.process = p, .process_pid = p->pid, .pid = p->speaks_as};
     return life;
 }
 
-/* Until there is a connection; NULL: there is nobody to connect to. */
-static belfry_client *come(struct life *life)
+/* Until there is a connection, or so many times; NULL: there is nobody to connect to. */
+static belfry_client *come(struct life *life, unsigned tries)
 {
     belfry_client_options o;
     belfry_client *client;
     belfry_client_options_init(&o, sizeof o);
     o.root = WORLD_ROOT;
     o.spin = world.plan.spin;
-    for (unsigned i = 0; i < TRIES; i++) {
+    for (unsigned i = 0; i < tries; i++) {
         bool too_early = !world.servers[0].started;
         int rc = belfry_connect(&client, WORLD_SERVICE, &o);
         if (rc == 0) {
@@ -397,24 +404,34 @@ static belfry_client *come(struct life *life)
             world.connections++;
             return client;
         }
-        bool full = rc == BELFRY_EFULL && (sim.deaths > 0 || world.plan.clients >= world.plan.slots);
+        bool crowded = sim.deaths > 0 || world.plan.clients >= world.plan.slots || world.plan.polls_one_in > 0;
+        bool full = rc == BELFRY_EFULL && crowded;
         bool ending = world_is_ending() && (rc == BELFRY_ENOSERVICE || rc == BELFRY_EREFUSED || rc == BELFRY_EFULL);
         bool early = rc == BELFRY_ENOSERVICE && too_early;
-        sim_expect(full || ending || early || world.plan.faulty, "process %u cannot connect: %s", sim_self()->pid,
+        sim_expect(full || ending || early || world.plan.faulty, "process %u cannot connect: %s", life->pid,
                    belfry_last_error());
         if (ending && world.servers[world.server_count - 1].ending)
             return NULL;
         pause_for(RETRY_NS);
     }
-    sim_expect(world.plan.faulty || world_is_ending(), "process %u finds no way in", sim_self()->pid);
+    sim_expect(tries < TRIES || world.plan.faulty || world_is_ending(), "process %u finds no way in", life->pid);
     return NULL;
+}
+
+static void leave(struct talk *t)
+{
+    if (belfry_client_rescued_wakes(t->client) > 0)
+        sim_expect(sim.dropped > 0, "process %u was woken by its own clock alone", t->life->pid);
+    t->life->leaving = true;
+    t->life->client = NULL;
+    belfry_close(t->client);
 }
 
 void world_live(void *unused)
 {
     (void)unused;
     struct talk t = {.life = new_life()};
-    t.client = come(t.life);
+    t.client = come(t.life, TRIES);
     if (t.client == NULL)
         return;
     unsigned count = sim_below(world.plan.messages + 1);
@@ -423,9 +440,114 @@ void world_live(void *unused)
     if (sim_one_in(world.plan.leaves_one_in))
         sim_kill(sim_self());
     sim_step();
-    if (belfry_client_rescued_wakes(t.client) > 0)
-        sim_expect(sim.dropped > 0, "process %u was woken by its own clock alone", t.life->pid);
-    t.life->leaving = true;
-    t.life->client = NULL;
-    belfry_close(t.client);
+    leave(&t);
+}
+
+/* --- a client with several connections, which waits for all of them together --------------------------------------------- */
+
+struct group {
+    belfry_poller *poller;
+    struct talk talks[POLLED_MAX];
+    unsigned count;
+    unsigned waiting; /* answers that are to come */
+};
+
+/* It is over for this one. */
+static void drop(struct group *g, struct talk *t, int rc)
+{
+    goes_on(t, rc, "poll");
+    g->waiting -= t->waiting;
+    t->waiting = 0;
+    t->over = true;
+    t->life->client = NULL;
+    belfry_poller_remove(g->poller, t->client);
+}
+
+static void send_some(struct group *g)
+{
+    bool corks = sim_below(2) == 0;
+    belfry_poller_cork(g->poller, corks);
+    for (unsigned i = 0; i < g->count; i++) {
+        struct talk *t = &g->talks[i];
+        size_t bytes = sizeof(struct head) + sim_below(IN_PLACE_MAX / 2);
+        if (t->over || sim_below(2) == 0)
+            continue;
+        compose(t, WISH_ECHO, bytes);
+        int rc = belfry_send(t->client, t->data, bytes, NULL);
+        if (rc == 0) {
+            t->waiting++;
+            g->waiting++;
+        } else if (rc == -EAGAIN) {
+            t->life->begun--;
+        } else {
+            drop(g, t, rc);
+        }
+    }
+    belfry_poller_cork(g->poller, false);
+    for (unsigned i = 0; i < g->count; i++)
+        g->talks[i].life->sent = g->talks[i].over ? 0 : g->talks[i].life->begun;
+}
+
+static void take_answers(struct group *g, struct talk *t)
+{
+    belfry_message m;
+    int rc;
+    while ((rc = belfry_receive(t->client, &m, 0)) == 0) {
+        sim_expect(t->waiting > 0, "process %u gets what it has not asked for", t->life->pid);
+        check(t, &m, ++t->answered);
+        t->waiting--;
+        g->waiting--;
+    }
+    if (rc != -ETIMEDOUT && rc != -EAGAIN)
+        drop(g, t, rc);
+}
+
+static void await_answers(struct group *g)
+{
+    belfry_poll_event events[POLLED_MAX];
+    while (g->waiting > 0) {
+        int count = belfry_poller_wait(g->poller, events, POLLED_MAX, FOREVER);
+        sim_expect(count > 0 || world.plan.faulty, "a poller that waits for ever says %d", count);
+        for (int i = 0; i < count; i++)
+            take_answers(g, events[i].tag);
+        if (count < 0)
+            return;
+    }
+}
+
+static bool open_group(struct group *g)
+{
+    unsigned wanted = 2 + sim_below(POLLED_MAX - 1);
+    while (g->count < wanted) {
+        struct talk *t = &g->talks[g->count];
+        *t = (struct talk){.life = new_life()};
+        t->client = come(t->life, g->count == 0 ? TRIES : 1); /* who has one, lets others have theirs */
+        if (t->client == NULL)
+            break;
+        g->count++;
+    }
+    int rc = belfry_poller_create(&g->poller);
+    for (unsigned i = 0; i < g->count && rc == 0; i++)
+        rc = belfry_poller_add(g->poller, g->talks[i].client, &g->talks[i]);
+    sim_expect(rc == 0 || world.plan.faulty, "a poller cannot be made: %s", belfry_last_error());
+    return rc == 0 && g->count > 0;
+}
+
+void world_poll(void *unused)
+{
+    (void)unused;
+    struct group g = {.count = 0};
+    unsigned rounds = open_group(&g) ? 1 + sim_below(world.plan.messages) : 0;
+    for (unsigned i = 0; i < rounds; i++) {
+        send_some(&g);
+        await_answers(&g);
+        for (unsigned k = 0; k < g.count && sim_below(4) == 0; k++)
+            rest(&g.talks[k], sim_below(30000));
+    }
+    if (sim_one_in(world.plan.leaves_one_in))
+        sim_kill(sim_self());
+    sim_step();
+    for (unsigned i = 0; i < g.count; i++)
+        leave(&g.talks[i]);
+    belfry_poller_destroy(g.poller);
 }

@@ -39,7 +39,7 @@ uint32_t bf_os_gid(void)
 
 uint32_t bf_os_pid(void)
 {
-    return sim_self()->pid;
+    return sim_self()->speaks_as != 0 ? sim_self()->speaks_as : sim_self()->pid;
 }
 
 uint64_t bf_os_random(void)

@@ -27,8 +27,7 @@ static void look_at_slot(struct bf_shard *s, const struct bf_slot *slot)
     if (slot->phase != SLOT_OPEN || slot->muted)
         return;
     const struct life *life = belfry_conn_user(slot->conn);
-    bool lives = life->process->pid == life->pid && !life->process->killed;
-    if (lives && bf_conn_has_work(slot->conn))
+    if (life_lasts(life) && bf_conn_has_work(slot->conn))
         sim_fail("shard %u sleeps, and in slot %u there is work: a wake was lost", s->index, slot->number);
     if (!slot->wait_armed)
         sim_fail("shard %u sleeps, and nothing waits for the bell of slot %u", s->index, slot->number);
@@ -65,8 +64,7 @@ static void look_at_sleepers(void)
 /* A client in front of something that it has not taken. */
 static void look_at_client(const struct life *life)
 {
-    bool lives = life->process->pid == life->pid && !life->process->killed;
-    if (!lives || life->client == NULL || life->pauses)
+    if (!life_lasts(life) || life->client == NULL || life->pauses)
         return;
     if (!ring_is_empty(&life->client->in))
         sim_fail("process %u sleeps, and there is a message for it: a wake was lost", life->pid);

@@ -101,7 +101,8 @@ struct sim_heap {
 
 struct sim_process {
     const char *name;
-    uint32_t pid; /* 0: there is none here */
+    uint32_t pid;       /* 0: there is none here */
+    uint32_t speaks_as; /* another number that it gives as its own; 0: it does not */
     bool killed;
     bool gone; /* also for the kernel */
     uint64_t steps;

@@ -20,7 +20,8 @@
 /* A client's process and its one connection, from before it is asked for until it is over on both sides. */
 struct life {
     const struct sim_process *process;
-    uint32_t pid;
+    uint32_t process_pid;
+    uint32_t pid;   /* as it says to the server; a process with several connections has several */
     uint32_t begun; /* the last message: whose send began; whose send has returned; that was heard */
     uint32_t sent;
     uint32_t heard;
@@ -61,7 +62,8 @@ struct world_plan {
     bool large;
     bool holds;
     bool quiet;
-    bool faulty; /* calls fail */
+    uint32_t polls_one_in; /* clients that have several connections */
+    bool faulty;           /* calls fail */
     enum belfry_spin spin;
 };
 
@@ -78,6 +80,11 @@ struct world {
 
 extern struct world world;
 
+static inline bool life_lasts(const struct life *life)
+{
+    return life->process->pid == life->process_pid && !life->process->killed;
+}
+
 /* May a client find that its server is ending, or gone? */
 bool world_is_ending(void);
 bool world_server_is_dead(const struct world_server *s);
@@ -87,6 +94,7 @@ void world_serve(void *server); /* a struct world_server */
 void world_stop(void *server);  /* on a thread of its own, of that process */
 void world_drain(void *server);
 void world_live(void *unused); /* a client */
+void world_poll(void *unused); /* one with several connections */
 
 /* promises.c */
 void world_look_at_rest(void);                         /* nobody can go on before the clock does */
