@@ -19,7 +19,7 @@
 #define POLLED_MAX 3u
 #define SPOKEN_PIDS 50000u
 
-enum wish { WISH_NOTHING, WISH_ECHO, WISH_PUSH, WISH_LARGE, WISH_HOLD };
+enum wish { WISH_NOTHING, WISH_ECHO, WISH_PUSH, WISH_LARGE, WISH_HOLD, WISH_LATER };
 
 struct head {
     uint32_t life;
@@ -110,6 +110,68 @@ static void on_disconnect(belfry_conn *conn, enum belfry_end why, void *user)
                    life->sent, life->heard);
 }
 
+/* A request that is answered later: by the worker, or, if nobody ever does that, when it is cancelled. */
+static bool defer(struct world_server *s, belfry_conn *conn, const belfry_message *m, const struct head *head)
+{
+    struct world_ticket t = {.life = head->life, .number = head->number, .wish = head->wish, .bytes = head->bytes};
+    if (s->ticket_count == WORLD_TICKETS || belfry_defer(conn, m, &t.ticket, NULL) < 0)
+        return false;
+    sim_stores_seen(sim.current); /* as whatever hands it to another thread would see to */
+    s->tickets[s->ticket_count++] = t;
+    if (s->worker != NULL)
+        sim_rouse(s->worker);
+    return true;
+}
+
+/* Take one of them: the first with that wish, and of that ticket if one is named. */
+static bool take_ticket(struct world_server *s, enum wish wish, const belfry_ticket *ticket, struct world_ticket *out)
+{
+    for (unsigned i = 0; i < s->ticket_count; i++) {
+        if (s->tickets[i].wish != wish ||
+            (ticket != NULL && memcmp(&s->tickets[i].ticket, ticket, sizeof *ticket) != 0))
+            continue;
+        *out = s->tickets[i];
+        s->tickets[i] = s->tickets[--s->ticket_count];
+        return true;
+    }
+    return false;
+}
+
+/* A ticket is ended once, also when there is no memory for that yet. */
+static void end_without_answer(const struct world_server *s, const belfry_ticket *ticket)
+{
+    while (belfry_complete_failed(s->server, ticket, -ECANCELED, "nobody waits") == -ENOMEM) {
+        sim_expect(world.plan.faulty, "there is no memory for a failure");
+        sim_step();
+    }
+}
+
+/* A thread of the server's that answers what was deferred. */
+static void work(void *argument)
+{
+    struct world_server *s = argument;
+    struct world_ticket t;
+    uint8_t data[MESSAGE_BYTES_MAX];
+    while (s->serves || s->ticket_count > 0) {
+        if (!take_ticket(s, WISH_LATER, NULL, &t)) {
+            if (s->serves)
+                sim_sleep(INT64_MAX, "work");
+            else if (!take_ticket(s, WISH_HOLD, NULL, &t))
+                break;
+            else
+                end_without_answer(s, &t.ticket);
+            continue;
+        }
+        write_message(data, t.life, t.number, WISH_LATER, t.bytes);
+        int rc = belfry_complete(s->server, &t.ticket, data, t.bytes);
+        sim_expect(rc == 0 || rc == -ECANCELED || rc == BELFRY_EGONE || world.plan.faulty,
+                   "a request cannot be completed: %s", belfry_last_error());
+        if (rc == -ENOMEM)
+            end_without_answer(s, &t.ticket);
+    }
+    s->controllers--;
+}
+
 static void answer(belfry_conn *conn, const belfry_message *m, const struct head *head)
 {
     uint8_t data[MESSAGE_BYTES_MAX];
@@ -128,12 +190,10 @@ static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
 {
     struct life *life = belfry_conn_user(conn);
     struct head head;
-    belfry_ticket ticket;
-    (void)user;
     sim_expect(read_message(m->data, m->size, &head), "a message of process %u is torn", life->pid);
     sim_expect(&world.lives[head.life] == life, "process %u is heard with the words of another", life->pid);
     uint32_t next = life->heard + 1;
-    while (next < head.number && (life->may_be_dropped >> next & 1) != 0)
+    while (next < head.number && life->may_be_dropped[next % WORLD_MESSAGES])
         next++;
     sim_expect(head.number == next, "process %u: message %u is heard after %u", life->pid, head.number, life->heard);
     sim_expect(head.number <= life->begun, "process %u is heard before it speaks", life->pid);
@@ -141,15 +201,17 @@ static void on_message(belfry_conn *conn, const belfry_message *m, void *user)
     world.messages++;
     if (m->kind != BELFRY_REQUEST)
         return;
-    if (head.wish == WISH_HOLD && belfry_defer(conn, m, &ticket, NULL) == 0)
+    if ((head.wish == WISH_HOLD || head.wish == WISH_LATER) && defer(user, conn, m, &head))
         return;
     answer(conn, m, &head);
 }
 
 static void on_cancel(belfry_conn *conn, const belfry_ticket *t, int why, void *user)
 {
-    (void)why, (void)user;
-    belfry_complete_failed(belfry_conn_server(conn), t, -ECANCELED, "nobody waits");
+    struct world_ticket ticket;
+    (void)conn, (void)why;
+    if (take_ticket(user, WISH_HOLD, t, &ticket)) /* the others are the worker's to end */
+        end_without_answer(user, t);
 }
 
 /* Once at the end of each shard: has only its clock found what was lost? */
@@ -196,8 +258,14 @@ void world_serve(void *argument)
         s->server = server;
         s->start_rc = rc;
         s->started = rc == 0;
-        if (rc == 0)
+        s->serves = rc == 0;
+        if (rc == 0) {
+            s->controllers++;
+            s->worker = sim_thread_start(sim_self(), work, s);
             belfry_server_wait(server);
+            s->serves = false;
+            sim_rouse(s->worker);
+        }
         while (s->controllers > 0) /* nobody may have it in his hands any more */
             pause_for(NS_PER_MS);
         s->server = NULL;
@@ -253,7 +321,8 @@ static size_t some_bytes(void)
 static void compose(struct talk *t, enum wish wish, size_t bytes)
 {
     if (world.plan.faulty && bytes > IN_PLACE_MAX) /* a server without memory lets it pass */
-        t->life->may_be_dropped |= 1ull << (t->life->begun + 1);
+        t->life->may_be_dropped[(t->life->begun + 1) % WORLD_MESSAGES] = true;
+    sim_expect(t->life->begun + 1 < WORLD_MESSAGES, "process %u says too much", t->life->pid);
     write_message(t->data, (uint32_t)(t->life - world.lives), ++t->life->begun, wish, bytes);
 }
 
@@ -288,6 +357,15 @@ static bool say(struct talk *t)
     return goes_on(t, rc, "say");
 }
 
+/* More than the ring takes. */
+static bool flood(struct talk *t)
+{
+    for (unsigned i = 4 + sim_below(8); i > 0; i--)
+        if (!say(t))
+            return false;
+    return true;
+}
+
 static bool ask(struct talk *t, enum wish wish)
 {
     belfry_message m;
@@ -312,7 +390,7 @@ static bool ask_many(struct talk *t)
     int rc = 0;
     for (; sent < count && rc == 0; sent++) {
         size_t bytes = sizeof(struct head) + sim_below(IN_PLACE_MAX / 2);
-        compose(t, WISH_ECHO, bytes);
+        compose(t, sim_below(2) == 0 ? WISH_ECHO : WISH_LATER, bytes);
         numbers[sent] = t->life->begun;
         rc = belfry_send(t->client, t->data, bytes, &ids[sent]);
         if (rc == -EAGAIN) {
@@ -336,7 +414,7 @@ static bool give_up(struct talk *t)
 {
     belfry_message m;
     compose(t, WISH_HOLD, sizeof(struct head));
-    t->life->may_be_dropped |= 1ull << t->life->begun; /* when it is late already */
+    t->life->may_be_dropped[t->life->begun % WORLD_MESSAGES] = true; /* when it is late already */
     int rc = belfry_call(t->client, t->data, sizeof(struct head), &m, belfry_in_ms(1 + sim_below(20)));
     sim_expect(rc != 0 || world.plan.faulty, "process %u gets an answer that nobody gives", t->life->pid);
     if (rc == 0)
@@ -357,8 +435,9 @@ static bool speak(struct talk *t)
         rest(t, 1 + sim_below(sim_below(2) == 0 ? 3000 : 40000));
     switch (sim_below(8)) {
     case 0:
-    case 1:
         return say(t);
+    case 1:
+        return sim_below(2) == 0 ? flood(t) : say(t);
     case 2:
         return ask(t, WISH_PUSH);
     case 3:
@@ -373,7 +452,7 @@ static bool speak(struct talk *t)
             return give_up(t);
         return ask(t, WISH_ECHO);
     default:
-        return ask(t, WISH_ECHO);
+        return ask(t, WISH_LATER);
     }
 }
 

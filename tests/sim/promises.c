@@ -68,6 +68,9 @@ static void look_at_client(const struct life *life)
         return;
     if (!ring_is_empty(&life->client->in))
         sim_fail("process %u sleeps, and there is a message for it: a wake was lost", life->pid);
+    struct ring_producer_local out = life->client->out; /* to look changes it */
+    if (life->client->wanted != 0 && ring_has_room(&out, life->client->wanted - 1))
+        sim_fail("process %u sleeps, and there is room for what it has to say: a wake was lost", life->pid);
 }
 
 void world_look_at_rest(void)

@@ -13,7 +13,8 @@
 #define WORLD_LIVES 48u
 #define WORLD_SLOTS 8u
 #define WORLD_SERVERS 4u
-#define WORLD_CLIENTS 4u
+#define WORLD_TICKETS 24u
+#define WORLD_MESSAGES 256u /* of one connection */
 #define WORLD_ROOT "/sim"
 #define WORLD_SERVICE "bell"
 
@@ -25,13 +26,19 @@ struct life {
     uint32_t begun; /* the last message: whose send began; whose send has returned; that was heard */
     uint32_t sent;
     uint32_t heard;
-    uint64_t may_be_dropped; /* a bit for each: nobody waits for its answer */
-    belfry_client *client;   /* in its memory; NULL: not connected, or no more */
-    bool pauses;             /* it sleeps because it likes to */
+    bool may_be_dropped[WORLD_MESSAGES]; /* nobody waits for its answer */
+    belfry_client *client;               /* in its memory; NULL: not connected, or no more */
+    bool pauses;                         /* it sleeps because it likes to */
     bool leaving;
     bool accepted;
     bool disconnected;
     enum belfry_end why;
+};
+
+/* A request that is answered later. */
+struct world_ticket {
+    belfry_ticket ticket;
+    uint32_t life, number, wish, bytes;
 };
 
 struct world_server {
@@ -43,6 +50,10 @@ struct world_server {
     belfry_server *server; /* in its memory */
     int start_rc;
     bool started;
+    bool serves;
+    struct sim_thread *worker;
+    struct world_ticket tickets[WORLD_TICKETS];
+    unsigned ticket_count;
     bool ending; /* it was told to end, or replaced, or killed */
     struct life *tenant[WORLD_SLOTS];
     belfry_conn_id last[WORLD_SLOTS]; /* + 1 */
