@@ -242,6 +242,7 @@ static void use_map(void)
 /* A client that breaks the rules: first of all it has to be one. */
 static void misbehave(void)
 {
+    static const uint8_t some[4000];
     belfry_client *c = own.client;
     belfry_client_options o;
     belfry_client_options_init(&o, sizeof o);
@@ -272,10 +273,10 @@ static void misbehave(void)
         break;
     case 4:
         store_relaxed(&c->send->bell_at, BELFRY_BELL_AT(below(SLOTS), below(8)));
-        belfry_send(c, &own, below(4000), NULL);
+        belfry_send(c, some, below(sizeof some), NULL);
         break;
     default:
-        belfry_send(c, &own, below(4000), NULL);
+        belfry_send(c, some, below(sizeof some), NULL);
         hostile_ring(c);
     }
 }
