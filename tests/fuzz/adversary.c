@@ -13,6 +13,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <stdio.h>
@@ -453,6 +454,18 @@ static int seconds(void)
     return given != NULL ? atoi(given) : SECONDS_DEFAULT;
 }
 
+/* Those that stay open: a server that looks at a name or makes a slot has one more for a moment. */
+static unsigned descriptors(const struct house *house)
+{
+    unsigned least = UINT_MAX;
+    for (int i = 0; i < 50; i++) {
+        unsigned now = house_proc_entries(house->server, "fd");
+        least = now < least ? now : least;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return least;
+}
+
 Test(adversary, random_calls_of_other_users_disturb_nobody)
 {
     struct house house;
@@ -469,9 +482,7 @@ Test(adversary, random_calls_of_other_users_disturb_nobody)
     house.options.claim_grace_ms = 100;
     house_start(&house);
     cr_assert_eq(house_reap(house_process_as(SERVER, SERVER, take_all, &house, NULL), 120), 0);
-    cr_assert(
-        hostile_wait(house_stats(&house).total.slots_warm == house.options.warm_pool)); /* it makes none just now */
-    unsigned files = house_proc_entries(house.server, "fd");
+    unsigned files = descriptors(&house);
     for (unsigned i = 0; i < GUESTS_COUNT; i++) {
         guests[i].calls = hostile_word();
         uint32_t uid = i == 0 ? ALICE : BOB;
@@ -495,7 +506,7 @@ Test(adversary, random_calls_of_other_users_disturb_nobody)
     cr_assert(house_wait(&house, nothing_is_held, 0, 60), "something is held by nobody");
     cr_assert_eq(house_reap(house_process_as(SERVER, SERVER, take_all, &house, NULL), 120), 0, "a slot is dead");
     cr_assert(house_wait(&house, nothing_is_held, 0, 60), "something is held by nobody");
-    cr_assert(hostile_wait(house_proc_entries(house.server, "fd") == files), "a descriptor is left");
+    cr_assert(hostile_wait(descriptors(&house) <= files), "a descriptor is left");
     cr_assert_eq(house_stop(&house), 0);
     cr_assert_eq(house_files(&house, ""), 1, "nothing but the start lock is left");
     house_clear(&house);
