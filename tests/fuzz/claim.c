@@ -79,15 +79,17 @@ static void judge(const struct bf_claim *claim, enum file_kind kind, unsigned ho
     struct belfry_abi_claim word = {0};
     bool may = !foreign || (how & CLAIM_OF_OTHERS) != 0;
     bool sound = kind == REGULAR || (kind == HARD_LINK && (how & CLAIM_IS_BOUND) != 0);
+    if (sound && may && (foreign || !locked) && count >= sizeof word) /* all of it, or nothing */
+        memcpy(&word, bytes, sizeof word);
+    demand(claim->word.version == word.version && claim->word.pid == word.pid);
     if (kind == NOTHING)
         demand(claim->kind == CLAIM_NONE);
     else if (!sound || !may)
         demand(claim->kind == CLAIM_JUNK);
+    else if (locked)
+        demand(claim->kind == CLAIM_HELD);
     else
-        demand(claim->kind == (locked ? CLAIM_HELD : CLAIM_FREE));
-    if (claim->kind == CLAIM_HELD && foreign && count >= sizeof word)
-        memcpy(&word, bytes, sizeof word);
-    demand(claim->word.version == word.version && claim->word.pid == word.pid); /* all of it, or nothing */
+        demand(claim->kind == (word.version == BELFRY_CLAIM_WITHDRAWN ? CLAIM_WITHDRAWN : CLAIM_FREE));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
