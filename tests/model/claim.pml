@@ -54,8 +54,13 @@ inline releases()
         files = generation + 1
     }
     generation++;
-    store_release(STATE, generation * 4 + WARM); /* maker_publish(), bf_slot_publish(); relaxed would do: system calls are before it */
+#ifndef OMIT_name_before_state /* the state first would do: no owner removes his own file here */
 #ifndef OMIT_files_before_name
+    drops_name();
+#endif
+#endif
+    store_release(STATE, generation * 4 + WARM); /* offer(), bf_slot_publish(); relaxed would do: system calls are before it */
+#ifdef OMIT_name_before_state
     drops_name();
 #endif
     phase = WARM;
@@ -65,7 +70,7 @@ inline releases()
 inline drops_name()
 {
     atomic {
-        full_fence(); /* drop_name(), bf_claim_drop(): a system call */
+        full_fence(); /* offer(), drop_name(), bf_claim_drop(): a system call */
         owner = NOBODY;
         locked = false
     }
