@@ -9,7 +9,7 @@
  * Loads and stores are relaxed, as in bell.pml. When nothing can happen any more, everything has been seen.
  *
  * prove small: TSO SECOND=1
- * prove full: TSO; WEAK SECOND=1 MESSAGES=9
+ * prove full: TSO SECOND=1
  * prove broken: TSO SECOND=1
  */
 #ifndef SECOND

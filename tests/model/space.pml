@@ -9,7 +9,7 @@
  * All requests are sent and answered: neither entries nor room are slept through, and two full rings do not lock.
  *
  * prove small: TSO REQUESTS=2; TSO REQUESTS=2 ONE_WAY=2
- * prove full: TSO; TSO ONE_WAY=1; TSO ROOM=2 LAZY=2; WEAK REQUESTS=2 MESSAGES=8
+ * prove full: TSO; WEAK REQUESTS=2 MESSAGES=8
  * prove broken: TSO REQUESTS=2 ONE_WAY=2; TSO REQUESTS=4
  */
 #ifndef REQUESTS
