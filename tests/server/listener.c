@@ -434,6 +434,25 @@ Test(listener, takes_back_a_slot_at_once_when_its_owner_dies_before_hello)
     server_fixture_stop(&server);
 }
 
+/* Its owner has another file of the same name, locked as well, and there was no moment without one. */
+Test(listener, ends_a_conn_whose_lock_file_is_another_by_the_same_name)
+{
+    char another[2 * FIXTURE_PATH_BYTES];
+    prepare();
+    server_fixture_start(&server);
+    raw_attach(&raw, 0);
+    server_fixture_path(&server, another, "shard-0/.another");
+    int fd = bf_os_open(BF_OS_CWD, another, BF_OS_WRITE | BF_OS_CREATE_NEW, 0600);
+    expect_eq(bf_os_lock(fd), 0);
+    expect_eq(rename(another, raw.lock), 0);
+    expect(eventually(load_acquire(&disconnected) == 1));
+    expect_eq(last_end, BELFRY_END_LOCK_GONE);
+    expect(eventually(!lock_is_there(&raw)));
+    bf_os_close(fd);
+    raw_close(&raw);
+    server_fixture_stop(&server);
+}
+
 /* --- many at once ------------------------------------------------------------------------------------------------------- */
 
 #define MANY 200u

@@ -8,6 +8,7 @@
 #include "shm/ring.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -556,6 +557,72 @@ Test(ring, ends_on_any_bytes, .timeout = 60)
     }
     pair_close(&p);
 }
+
+/* --- a producer that changes what is being read ------------------------------------------------------------------- */
+
+#if defined(__x86_64__)
+#define TRAP_FLAG 0x100 /* the processor stops after each instruction */
+
+static uint32_t *changed_word, changed_to;
+static long changed_at, steps;
+
+static void on_step(int number)
+{
+    (void)number;
+    if (steps++ == changed_at)
+        __atomic_store_n(changed_word, changed_to, __ATOMIC_RELAXED);
+}
+
+static void set_trap_flag(bool on)
+{
+    unsigned long flags = __builtin_ia32_readeflags_u64();
+    __builtin_ia32_writeeflags_u64(on ? flags | TRAP_FLAG : flags & ~(unsigned long)TRAP_FLAG);
+}
+
+/* Peek at an entry of `length`, which becomes `other` after the instruction with this number. -1: it does not take that many. */
+static int peek_changing(long at, uint32_t length, uint32_t other, struct ring_entry *e)
+{
+    struct pair p;
+    pair_open(&p, 4096);
+    changed_word = &forge(&p, 0, length, BELFRY_REQUEST)->length;
+    changed_to = other;
+    changed_at = at;
+    steps = 0;
+    *e = (struct ring_entry){0};
+    set_trap_flag(true);
+    int rc = ring_peek(&p.in, e);
+    set_trap_flag(false);
+    pair_close(&p);
+    return steps > at ? rc : -1;
+}
+
+/* Before each of its instructions once: one of the two lengths, for everything that follows from it; never a bit of both. */
+static void expect_one_length(uint32_t length, uint32_t other)
+{
+    struct ring_entry e;
+    int rc;
+    for (long at = 0; (rc = peek_changing(at, length, other, &e)) != -1; at++) {
+        if (rc != 1)
+            continue; /* it saw one that cannot be, and said so */
+        expect(e.bytes <= 1008 && (e.bytes + 16 == length || e.bytes + 16 == other));
+        expect_eq(e.end, ring_align(e.bytes + 16));
+    }
+}
+
+Test(ring, takes_a_length_as_it_was_when_it_looked)
+{
+    struct sigaction on_trap = {.sa_handler = on_step};
+    struct ring_entry e;
+    expect_eq(sigaction(SIGTRAP, &on_trap, NULL), 0);
+    expect_eq(peek_changing(0, 24, 48, &e), 1);
+    expect(steps > 10); /* it does stop after each */
+    expect_one_length(24, 1000);
+    expect_one_length(1000, 24);
+    expect_one_length(24, UINT32_MAX);
+    expect_one_length(24, 2048);
+    expect_one_length(24, 0);
+}
+#endif
 
 /* --- against a model ---------------------------------------------------------------------------------------------- */
 
