@@ -197,6 +197,15 @@ static void tell_thread(struct client_lookout *l)
     store_relaxed(&l->order, load_relaxed(&l->order) + 1); /* under the mutex, which orders it */
 }
 
+/* The kernel's one wake for a death may have come to the thread when it had to look elsewhere already, or nowhere: it is owed
+   to the others. */
+static void pass_on(const struct client_lookout *l)
+{
+    for (unsigned i = 0; i < l->group_count; i++)
+        if (client_is_over(load_acquire(l->groups[i].obituary)))
+            bf_os_wake(l->groups[i].obituary);
+}
+
 void bf_lookout_close(struct client_lookout *l)
 {
     if (l == NULL)
@@ -208,6 +217,7 @@ void bf_lookout_close(struct client_lookout *l)
         pthread_mutex_unlock(&l->mutex);
         bf_os_wake(&l->order);
         pthread_join(l->thread, NULL);
+        pass_on(l);
     }
     bf_os_close(l->event_fd);
     free(l);
@@ -234,6 +244,7 @@ void bf_lookout_watch(struct client_lookout *l, struct belfry_client *const *lea
         return;
     INVARIANT(count <= LOOKOUT_GROUPS_MAX);
     pthread_mutex_lock(&l->mutex);
+    pass_on(l);
     for (unsigned i = 0; i < count; i++)
         l->groups[i] = (struct lookout_group){.bell = &leaders[i]->recv->bell,
                                               .obituary = &leaders[i]->shard->obituary,

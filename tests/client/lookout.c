@@ -4,10 +4,12 @@
  * wants. A loop does what these tests do: poll; when readable, receive until there is nothing.
  */
 #include <errno.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/order.h"
@@ -442,6 +444,34 @@ Test(lookout, misses_no_message_of_a_poller)
     }
     pthread_join(thread, NULL);
     expect_eq(taken, MANY);
+}
+
+static void *wait_for_a_death(void *argument)
+{
+    struct bf_os_wait wait = *(const struct bf_os_wait *)argument;
+    return (void *)(intptr_t)bf_os_wait(&wait, 1, belfry_in_ms(FIXTURE_PATIENCE_MS));
+}
+
+/* The kernel wakes one, which is the thread behind the descriptor, and before that has looked it is told to stop. */
+Test(lookout, passes_on_the_wake_of_a_death_though_it_is_being_closed)
+{
+    for (int i = 0; i < FAKE_SLOTS; i++) {
+        uint32_t *obituary = &lobby_shard(&fake.lobby, 0)->obituary, alive = load_relaxed(obituary);
+        struct bf_os_wait wait = {obituary, alive};
+        pthread_t other;
+        void *rc;
+        armed(i);
+        fixture_pause();
+        pthread_create(&other, NULL, wait_for_a_death, &wait);
+        fixture_pause();
+        or_relaxed(obituary, BELFRY_OBITUARY_DIED);
+        syscall(SYS_futex, obituary, FUTEX_WAKE, 1, NULL, NULL, 0);
+        belfry_close(clients[i]);
+        clients[i] = NULL;
+        pthread_join(other, &rc);
+        expect_eq((int)(intptr_t)rc, 0);
+        store_relaxed(obituary, alive);
+    }
 }
 
 /* --- pollers ---------------------------------------------------------------------------------------------------------- */
