@@ -338,6 +338,18 @@ Test(receive, says_when_there_is_room_to_send_again)
     expect_rc(belfry_send(client, "x", 1, NULL), 0);
 }
 
+/* Room that came after the send was refused, and before anybody had said that he waits for it, rings nobody. */
+Test(receive, looks_for_room_before_it_sleeps)
+{
+    struct ring_entry e;
+    fill_ring(100);
+    expect(!bf_client_has_news(client));
+    while (fake_hear(&fake, slot, &e) == 1)
+        ;
+    expect(bf_client_has_news(client));
+    expect_rc(belfry_send(client, "x", 1, NULL), 0);
+}
+
 Test(receive, prefers_messages_to_room)
 {
     belfry_message m;

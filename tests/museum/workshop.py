@@ -93,13 +93,13 @@ class Workshop:
             shutil.copy(self.programs[name], own / name)
         return own
 
-    def run(self, program, pattern, seconds):
+    def run(self, program, pattern, seconds, *options):
         """
         Run the tests of a program, a path, that match Criterion's pattern. Returns (how many passed, {test: why it failed}); a
         run that had to be ended fails "*".
         """
         surroundings = {name: value for name, value in os.environ.items() if name not in ("BELFRY_REPORT_DIR", "CRITERION_JOBS")}
-        command = [self.tree / "tests/support/run-test", "--name", program.name, program, "--filter", pattern]
+        command = [self.tree / "tests/support/run-test", "--name", program.name, program, "--filter", pattern, *options]
         # Its output goes to a file: whoever outlives it must not hold a pipe of ours.
         with tempfile.TemporaryFile("w+", errors="replace") as output:
             running = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=output,

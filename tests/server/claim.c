@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -102,6 +104,55 @@ Test(server_claim, calls_junk_the_file_of_another_user)
     close(make_lock(3));
     expect_eq(fchownat(dir, "slot_3.lock", 12345, 12345, 0), 0);
     expect_eq(look(3).kind, CLAIM_JUNK);
+}
+
+/* He could keep us from ever looking, or make us wait for him. */
+Test(server_claim, counts_the_file_of_another_user_with_a_lease_on_it_as_not_locked)
+{
+    struct bf_claim claim;
+    if (geteuid() != 0)
+        cr_skip_test("only root can give a file away");
+    int fd = make_lock(3);
+    expect_eq(fchownat(dir, "slot_3.lock", 12345, 12345, 0), 0);
+    expect_eq(fcntl(fd, F_SETLEASE, F_WRLCK), 0);
+    signal(SIGIO, SIG_IGN); /* how the kernel asks for it back */
+    expect_eq(bf_claim_look(dir, 3, CLAIM_OF_OTHERS, &claim), 0);
+    expect_eq(claim.kind, CLAIM_FREE);
+    expect_eq(claim.uid, 12345);
+    expect_eq(fchownat(dir, "slot_3.lock", geteuid(), getegid(), 0), 0);
+    expect_eq(bf_claim_look(dir, 3, 0, &claim), -EAGAIN); /* our own user's: somebody will tell when it is over */
+    close(fd);
+}
+
+Test(server_claim, sees_that_a_claim_was_withdrawn_once_it_is_unlocked)
+{
+    const struct belfry_abi_claim word = {.version = BELFRY_CLAIM_WITHDRAWN};
+    int fd = make_lock(3);
+    expect_eq(look(3).kind, CLAIM_FREE);
+    expect_eq(bf_os_write_at(fd, &word, sizeof word, 0), 0);
+    expect_eq(look(3).kind, CLAIM_WITHDRAWN);
+    expect_eq(bf_os_lock(fd), 0);
+    expect_eq(look(3).kind, CLAIM_HELD);
+    close(fd);
+}
+
+/* That we have no descriptor left says nothing about the file. */
+Test(server_claim, does_not_call_junk_what_it_has_no_descriptor_for)
+{
+    struct bf_claim claim;
+    struct rlimit limit;
+    close(make_lock(3));
+    expect_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = (rlim_t)dir + 1;
+    expect_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    int rc;
+    while ((rc = bf_os_open_dir(BF_OS_CWD, "/")) >= 0)
+        ; /* those below it that are free */
+    rc = bf_claim_look(dir, 3, 0, &claim);
+    limit.rlim_cur = before;
+    expect_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    expect_eq(rc, -EMFILE);
 }
 
 Test(server_claim, calls_junk_a_file_that_it_may_not_open)

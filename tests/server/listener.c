@@ -271,6 +271,21 @@ static void lock_and_say_hello(void)
 
 /* The server asks the kernel (not locked), then the client locks and says hello, then the server reads hello: that
    client lives. */
+/* A slot that was made on demand has been offered as warm once more. */
+Test(listener, says_in_the_lobby_that_a_cold_slot_is_open)
+{
+    prepare();
+    server.options.warm_pool = 0;
+    server_fixture_start(&server);
+    belfry_client *c = server_fixture_connect();
+    expect_echo(c);
+    raw_open(&raw, belfry_client_slot(c));
+    expect_eq(BELFRY_SLOT_STATE_OF(load_acquire(&lobby_slot(&raw.lobby, raw.slot)->state)), BELFRY_SLOT_OPEN);
+    belfry_close(c);
+    bf_lobby_detach(&raw.lobby);
+    server_fixture_stop(&server);
+}
+
 Test(listener, does_not_take_a_client_for_dead_that_came_between_two_looks)
 {
     prepare();

@@ -560,7 +560,7 @@ Test(slot_pool, refuses_to_fill_a_file_system_that_is_too_small)
     mount_tiny("512k");
     open_scene(16, 8);
     expect_eq(bf_slot_pool_fill(&scene.pool), BELFRY_ENOSPACE);
-    expect_in(belfry_last_error(), "warm_pool");
+    expect_in(belfry_last_error(), "a shard's warm slots take");
     close_scene();
     umount(scene.root);
 }

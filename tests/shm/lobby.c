@@ -12,6 +12,7 @@
 #include "expect.h"
 #include "fixture.h"
 #include "shm/place.h"
+#include "shm/ring.h"
 
 static char root[FIXTURE_PATH_BYTES];
 static int dir;
@@ -201,6 +202,32 @@ Test(lobby, is_refused_when_its_numbers_make_no_sense)
     expect_wrong(map->section_count, UINT32_MAX);
     expect_wrong(map->section_count, 2); /* one is missing */
     expect_wrong(map->section_count, 0);
+    map->shards = map->max_slots = 0; /* that agrees, but nobody could be served */
+    expect_attach(BELFRY_EPROTO);
+}
+
+#define expect_right(field, value)          \
+    do {                                    \
+        __typeof__(field) right_ = (field); \
+        (field) = (value);                  \
+        expect_attach(0);                   \
+        (field) = right_;                   \
+    } while (0)
+
+Test(lobby, may_have_the_smallest_and_the_largest_numbers_that_there_are)
+{
+    struct belfry_abi_lobby *map = server.map;
+    expect_right(map->ring_bytes, RING_BYTES_MIN);
+    expect_right(map->ring_bytes, RING_BYTES_MAX);
+    expect_right(map->message_bytes_max, 0);
+    expect_right(map->message_bytes_max, 1u << 30);
+    expect_right(map->lobby_bytes, server.bytes);
+    map->slots_per_shard = 1;
+    map->max_slots = 3;
+    expect_attach(0);
+    map->shards = 1;
+    map->max_slots = 1;
+    expect_attach(0);
 }
 
 Test(lobby, is_refused_when_a_section_lies_outside_of_it)
