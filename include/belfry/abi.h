@@ -139,19 +139,17 @@ struct belfry_abi_recv {
 
 #define BELFRY_HELLO 0x6f6c6c65u   /* "ello" */
 #define BELFRY_GOODBYE 0x20657962u /* "bye ": in place of hello, by a client that leaves */
-#define BELFRY_PARKED_DATA 0x1u    /* ring when you commit an entry */
-#define BELFRY_PARKED_SPACE 0x2u   /* ring when you publish a position */
+#define BELFRY_CLAIM_WITHDRAWN 0xffffffffu
+#define BELFRY_PARKED_DATA 0x1u  /* ring when you commit an entry */
+#define BELFRY_PARKED_SPACE 0x2u /* ring when you publish a position */
 #define BELFRY_BELL_AT(slot, generation) (((uint64_t)(slot) + 1) << 32 | (uint32_t)(generation))
 
 /*
  * What a client of another user writes into its lock file before it locks it. It may not write to the slot's segments
  * before the server has accepted it, so this is its hello; the one in `_send` follows, once it may.
  */
-#define BELFRY_CLAIM_WITHDRAWN \
-    0xffffffffu /* in place of `version`, by a client that does not want the slot after all */
-
 struct belfry_abi_claim {
-    uint32_t version; /* client: BELFRY_ABI_VERSION */
+    uint32_t version; /* client: BELFRY_ABI_VERSION; or BELFRY_CLAIM_WITHDRAWN, by any client that gives the slot up */
     uint32_t pid;     /* client: informative */
 };
 
