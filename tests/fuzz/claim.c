@@ -10,16 +10,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/os.h"
-#include "feed.h"
-#include "fixture.h"
+#include "root.h"
 #include "server/claim.h"
 #include "shm/segment.h"
 
 #define LOCK "slot_3.lock"
 
-static char root[FIXTURE_PATH_BYTES];
-static int dir = -1;
 static bool foreign;
 
 uint32_t __real_bf_os_uid(void);
@@ -28,21 +24,6 @@ uint32_t __wrap_bf_os_uid(void);
 uint32_t __wrap_bf_os_uid(void)
 {
     return __real_bf_os_uid() + foreign;
-}
-
-static void remove_root(void)
-{
-    fixture_remove_tree(root);
-}
-
-static void make_root(void)
-{
-    if (dir >= 0)
-        return;
-    fixture_root_make(root);
-    atexit(remove_root);
-    dir = bf_os_open_dir(BF_OS_CWD, root);
-    demand(dir >= 0);
 }
 
 enum file_kind { REGULAR, DIRECTORY, SYMLINK, FIFO, HARD_LINK, NOTHING, KINDS };

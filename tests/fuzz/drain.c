@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <stddef.h>
 
-#include "loads.h"
+#include "peer.h"
 #include "server/conn.h"
 #include "server/io.h"
 #include "server/listener.h"
@@ -218,14 +218,6 @@ static void on_disconnect(belfry_conn *conn, enum belfry_end why, void *user)
 
 /* --- the scene --------------------------------------------------------------------------------------------------------- */
 
-static void *segment(size_t bytes)
-{
-    void *at;
-    demand(posix_memalign(&at, 4096, bytes) == 0);
-    memset(at, 0, bytes);
-    return at;
-}
-
 static void set_options(uint8_t how)
 {
     static const uint32_t bytes_max[] = {RING_BYTES / 4 - 16, 65536, 8u << 20, PARTS_BYTES_MAX};
@@ -280,8 +272,8 @@ static void open_scene(uint8_t how)
     s->hot = scene.hot;
     s->touched = scene.touched;
     s->copy = malloc(ring_payload_max(RING_BYTES));
-    scene.send = segment(SEGMENT_HEADER_BYTES + RING_BYTES);
-    scene.recv = segment(SEGMENT_HEADER_BYTES + RING_BYTES);
+    scene.send = peer_segment(SEGMENT_HEADER_BYTES + RING_BYTES);
+    scene.recv = peer_segment(SEGMENT_HEADER_BYTES + RING_BYTES);
     bool foreign = how & 1;
     scene.slot = (struct bf_slot){.phase = SLOT_OPEN,
                                   .send = scene.send,
@@ -365,16 +357,9 @@ static void close_scene(void)
 
 /* --- the client -------------------------------------------------------------------------------------------------------- */
 
-/* An entry that is well-formed, but for what it says. */
 static void say(uint8_t kind, uint8_t flags, uint64_t id, const void *payload, size_t bytes)
 {
-    void *room;
-    loads_pause();
-    if (ring_reserve(&scene.producer, bytes, &room) == 0) {
-        memcpy(room, payload, bytes);
-        ring_commit(&scene.producer, kind, flags, id, bytes);
-    }
-    loads_resume();
+    peer_say(&scene.producer, kind, flags, id, payload, bytes);
 }
 
 static void say_some(struct feed *f, bool plain)
@@ -403,25 +388,6 @@ static void say_later_part(struct feed *f)
 {
     static const uint8_t some[RING_BYTES / 4];
     say(BELFRY_PART, 0, scene.whole_id, some, feed_16(f) % (ring_payload_max(RING_BYTES) + 1));
-}
-
-/* A header that lies, where the server reads next. */
-static void lie(struct feed *f)
-{
-    const struct ring_consumer_local *in = &scene.slot.conn->in;
-    uint8_t *ring = (uint8_t *)scene.send + SEGMENT_HEADER_BYTES;
-    struct belfry_abi_entry entry = {.length = feed_16(f), .kind = feed_8(f), .flags = feed_8(f), .id = feed_8(f)};
-    if (entry.kind >= 128)
-        entry.length *= 65537;
-    memcpy(ring + ring_offset(in->position, in->colour, in->capacity), &entry, sizeof entry);
-}
-
-static void write_anywhere(struct feed *f)
-{
-    uint8_t bytes[16];
-    size_t count = feed_8(f) % sizeof bytes + 1, at = feed_16(f) % (SEGMENT_HEADER_BYTES + RING_BYTES - sizeof bytes);
-    feed_copy(f, bytes, count);
-    memcpy((uint8_t *)scene.send + at, bytes, count);
 }
 
 /* What the server says is well-formed, whatever its client does with its own segment. */
@@ -503,10 +469,10 @@ static void take_step(struct feed *f)
         say_later_part(f);
         break;
     case STEP_LIE:
-        lie(f);
+        peer_lie(f, scene.send, &scene.slot.conn->in, 256);
         break;
     case STEP_WRITE:
-        write_anywhere(f);
+        peer_write_anywhere(f, scene.send, SEGMENT_HEADER_BYTES + RING_BYTES);
         break;
     case STEP_READ_REPLIES:
         read_replies();

@@ -11,17 +11,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/os.h"
 #include "client/client.h"
-#include "fixture.h"
 #include "loads.h"
+#include "root.h"
 #include "shm/place.h"
 
 #define HANDLES 4
 #define STEPS_MAX 64
 
-static char root[FIXTURE_PATH_BYTES];
-static int dir = -1;
 static const struct feed nothing;
 
 static struct handle {
@@ -46,21 +43,6 @@ int __wrap_bf_os_map(int fd, size_t bytes, bool writable, void *at, void **out)
 }
 
 /* --- the server -------------------------------------------------------------------------------------------------------- */
-
-static void remove_root(void)
-{
-    fixture_remove_tree(root);
-}
-
-static void make_root(void)
-{
-    if (dir >= 0)
-        return;
-    fixture_root_make(root);
-    atexit(remove_root);
-    dir = bf_os_open_dir(BF_OS_CWD, root);
-    demand(dir >= 0);
-}
 
 static void change(struct feed *f, uint8_t *map, size_t bytes)
 {

@@ -8,10 +8,9 @@
 #include <errno.h>
 #include <stddef.h>
 
-#include "base/os.h"
 #include "client/kept.h"
-#include "fixture.h"
-#include "loads.h"
+#include "peer.h"
+#include "root.h"
 #include "shm/place.h"
 
 #define RING_BYTES 4096u
@@ -48,8 +47,6 @@ enum step {
     STEPS,
 };
 
-static char root[FIXTURE_PATH_BYTES];
-static int dir = -1;
 static struct bf_lobby lobby;
 static const struct feed nothing;
 
@@ -124,14 +121,12 @@ int __wrap_bf_os_unmap(void *at, size_t bytes)
 
 /* --- the scene --------------------------------------------------------------------------------------------------------- */
 
-static void remove_root(void)
+static void detach_lobby(void)
 {
     bf_lobby_detach(&lobby);
-    bf_os_close(dir);
-    fixture_remove_tree(root);
 }
 
-static void make_root(void)
+static void make_lobby(void)
 {
     struct bf_geometry g = {.service = "fuzz",
                             .instance = 7,
@@ -141,21 +136,11 @@ static void make_root(void)
                             .slots_per_shard = 2,
                             .ring_bytes = RING_BYTES,
                             .message_bytes_max = MESSAGE_BYTES_MAX};
-    if (dir >= 0)
+    if (!make_root())
         return;
-    fixture_root_make(root);
-    dir = bf_os_open_dir(BF_OS_CWD, root);
-    demand(dir >= 0 && bf_lobby_create(&lobby, dir, &g) == 0);
+    demand(bf_lobby_create(&lobby, dir, &g) == 0);
     bf_lobby_publish(&lobby);
-    atexit(remove_root);
-}
-
-static void *segment(size_t bytes)
-{
-    void *at;
-    demand(posix_memalign(&at, 4096, bytes) == 0);
-    memset(at, 0, bytes);
-    return at;
+    atexit(detach_lobby);
 }
 
 /* As connect.c does. */
@@ -181,14 +166,14 @@ static belfry_client *client_new(void)
 
 static void open_scene(void)
 {
-    make_root();
+    make_lobby();
     memset(&scene, 0, sizeof scene);
     memset(lobby_shard(&lobby, 0), 0, sizeof(struct belfry_abi_shard));
     *lobby_slot(&lobby, SLOT) = (struct belfry_abi_slot){.state = BELFRY_SLOT_STATE(0, BELFRY_SLOT_OPEN)};
     lobby_shard(&lobby, 0)->obituary = 0x80000001;
     scene.now_ns = 1000000000;
-    scene.send = segment(SEGMENT_HEADER_BYTES + RING_BYTES);
-    scene.recv = segment(SEGMENT_HEADER_BYTES + RING_BYTES);
+    scene.send = peer_segment(SEGMENT_HEADER_BYTES + RING_BYTES);
+    scene.recv = peer_segment(SEGMENT_HEADER_BYTES + RING_BYTES);
     scene.recv->accepted = scene.recv->bell = 1;
     scene.c = client_new();
     ring_producer_init(&scene.producer, (uint8_t *)scene.recv + SEGMENT_HEADER_BYTES, RING_BYTES,
@@ -201,13 +186,7 @@ static void open_scene(void)
 
 static void say(uint8_t kind, uint8_t flags, uint64_t id, const void *payload, size_t bytes)
 {
-    void *room;
-    loads_pause();
-    if (ring_reserve(&scene.producer, bytes, &room) == 0) {
-        memcpy(room, payload, bytes);
-        ring_commit(&scene.producer, kind, flags, id, bytes);
-    }
-    loads_resume();
+    peer_say(&scene.producer, kind, flags, id, payload, bytes);
 }
 
 static void say_some(struct feed *f, bool reply)
@@ -247,17 +226,6 @@ static void say_later_part(struct feed *f)
     say(BELFRY_PART, 0, scene.part_id, some, feed_16(f) % (ring_payload_max(RING_BYTES) + 1));
 }
 
-/* A header that lies, where the client reads next. */
-static void lie(struct feed *f)
-{
-    const struct ring_consumer_local *in = &scene.c->in;
-    struct belfry_abi_entry entry = {.length = feed_16(f), .kind = feed_8(f), .flags = feed_8(f), .id = feed_8(f) % 8};
-    if (entry.kind >= 128)
-        entry.length *= 65537;
-    memcpy((uint8_t *)scene.recv + SEGMENT_HEADER_BYTES + ring_offset(in->position, in->colour, in->capacity), &entry,
-           sizeof entry);
-}
-
 /* The whole ring is full of entries of one kind, round and round. */
 static void flood(struct feed *f)
 {
@@ -267,14 +235,6 @@ static void flood(struct feed *f)
     entry.length = step;
     for (uint32_t at = 0; at < RING_BYTES; at += step)
         memcpy(ring + at, &entry, sizeof entry);
-}
-
-static void write_anywhere(struct feed *f)
-{
-    uint8_t bytes[16];
-    size_t count = feed_8(f) % sizeof bytes + 1, at = feed_16(f) % (SEGMENT_HEADER_BYTES + RING_BYTES - sizeof bytes);
-    feed_copy(f, bytes, count);
-    memcpy((uint8_t *)scene.recv + at, bytes, count);
 }
 
 static void write_lobby(struct feed *f)
@@ -329,13 +289,13 @@ static void take_server_step(struct feed *f, enum step step)
         say_later_part(f);
         break;
     case STEP_LIE:
-        lie(f);
+        peer_lie(f, scene.recv, &scene.c->in, 8);
         break;
     case STEP_FLOOD:
         flood(f);
         break;
     case STEP_WRITE:
-        write_anywhere(f);
+        peer_write_anywhere(f, scene.recv, SEGMENT_HEADER_BYTES + RING_BYTES);
         break;
     case STEP_WRITE_LOBBY:
         write_lobby(f);
